@@ -1,0 +1,99 @@
+"""The long tables: which columns they have, in which unit, and what makes a row unique.
+
+Every observation has three clocks: `valid_at` (the instant it describes), `observed_at` (when it could be known) and
+`ingested_at` (when the store took it). All are UTC. Rates are percent here, as every feed gives them; they become
+fractions in `Panel.from_long` and nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from types import MappingProxyType
+from typing import NamedTuple
+
+import polars as pl
+
+UTC = pl.Datetime("us", "UTC")
+
+#: One row per pool, instant and revision. Null = not observed.
+YIELD_METRICS = pl.Schema(
+    {
+        "pool_id": pl.String(),
+        "valid_at": UTC,
+        "observed_at": UTC,
+        "ingested_at": UTC,
+        "apy_percent": pl.Float64(),
+        "apy_base_percent": pl.Float64(),
+        "apy_reward_percent": pl.Float64(),
+        "tvl_usd": pl.Float64(),
+        "volume_24h_usd": pl.Float64(),
+        "utilization_rate": pl.Float64(),
+        "volatility_24h": pl.Float64(),
+        "source": pl.String(),
+    }
+)
+
+#: What a row of `yield_metrics` measures; the rest of its columns are keys, clocks and provenance.
+MEASURED = (
+    "apy_percent",
+    "apy_base_percent",
+    "apy_reward_percent",
+    "tvl_usd",
+    "volume_24h_usd",
+    "utilization_rate",
+    "volatility_24h",
+)
+
+#: One row per pool and revision of its description.
+ASSETS = pl.Schema(
+    {
+        "pool_id": pl.String(),
+        "protocol": pl.String(),
+        "symbol": pl.String(),
+        "chain": pl.String(),
+        "observed_at": UTC,
+        "ingested_at": UTC,
+        "source": pl.String(),
+    }
+)
+
+#: What a row of `assets` says about its pool.
+DESCRIBED = ("protocol", "symbol", "chain")
+
+
+class Field(NamedTuple):
+    """A panel field: the stored column it comes from, and whether that column is in percent."""
+
+    column: str
+    percent: bool
+
+
+#: Panel field -> where it comes from.
+FIELDS = MappingProxyType(
+    {
+        "apy": Field("apy_percent", percent=True),
+        "apy_base": Field("apy_base_percent", percent=True),
+        "apy_reward": Field("apy_reward_percent", percent=True),
+        "tvl_usd": Field("tvl_usd", percent=False),
+        "volume_24h_usd": Field("volume_24h_usd", percent=False),
+        "utilization_rate": Field("utilization_rate", percent=False),
+        "volatility_24h": Field("volatility_24h", percent=False),
+    }
+)
+
+#: Tokens held to one US dollar, as they are spelled in pool symbols (compared in upper case).
+USD_STABLECOINS = frozenset(
+    "USDC USDC.E USDBC USDT USDT.E USDT0 USD₮0 DAI XDAI FRAX FRXUSD SFRAX SFRXUSD LUSD BUSD TUSD USDP PAX GUSD SUSD "
+    "USDD USDE SUSDE USDS SUSDS SDAI GHO CRVUSD SCRVUSD PYUSD FDUSD USD0 USD0++ DOLA MIM ALUSD MUSD USDY USDX SUSDX "
+    "RLUSD USDA USDB USDM USDN USDR USDL USDF FEI BOLD 3CRV 3POOL CUSD AUSD DEUSD USR FXUSD USDG USD1 USDTB".split()
+)
+
+
+def is_usd_stable(symbol: str | None) -> bool:
+    """Whether every token of a pool's symbol is a US dollar stablecoin; an unknown symbol is not.
+
+    >>> is_usd_stable("USDC-USDT"), is_usd_stable("USDC/WETH"), is_usd_stable(None)
+    (True, False, False)
+    """
+    tokens = [token for token in re.split(r"[-/_\s,]+", (symbol or "").upper()) if token]
+    return bool(tokens) and all(token in USD_STABLECOINS for token in tokens)

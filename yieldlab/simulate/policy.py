@@ -1,0 +1,134 @@
+"""Policies: how a trial trades, as records of plain numbers; names, defaults and ranges in one table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from yieldlab.errors import UsageError
+from yieldlab.space import Value, check_known
+
+#: Words of a parameter, in the order of their codes.
+WEIGHTINGS = ("equal", "score", "tvl", "signal")
+ON_EMPTY = ("cash", "hold")
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One policy parameter: its default, what values it takes, and what it means in one line."""
+
+    default: Value
+    kind: type
+    meaning: str
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+    words: tuple[str, ...] = ()
+
+    @property
+    def range(self) -> str:
+        """The accepted values as people read them."""
+        if self.words:
+            return ", ".join(self.words)
+        if math.isinf(self.low) and math.isinf(self.high):
+            return "of any size"
+        if math.isinf(self.high):
+            return f"{'>' if self.low_open else '>='} {self.low:g}"
+        return f"{'(' if self.low_open else '['}{self.low:g}, {self.high:g}{')' if self.high_open else ']'}"
+
+
+#: Every policy parameter. `None` (stored as NaN) means that the limit is not set.
+PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
+    {
+        "top_n": Parameter(3, int, "pools held at most", low=1),
+        "every": Parameter(7, int, "bars between rebalance bars", low=1),
+        "lag": Parameter(0, int, "decide on the row this many bars earlier", low=0),
+        "warmup": Parameter(0, int, "panel rows that must lie before the row decided on", low=0),
+        "min_apy": Parameter(None, float, "least APY of an eligible pool (fraction)"),
+        "min_tvl": Parameter(None, float, "least TVL of an eligible pool (USD)"),
+        "weighting": Parameter("equal", str, "how the chosen pools share the capital", words=WEIGHTINGS),
+        "power": Parameter(1.0, float, "exponent of score and tvl weights", low=0.0, low_open=True),
+        "max_weight": Parameter(1.0, float, "cap of one pool's weight", low=0.0, high=1.0, low_open=True),
+        "persistence": Parameter(0.0, float, "ranking bonus of pools held (fraction of a positive signal)", low=0.0),
+        "min_turnover": Parameter(0.0, float, "smaller rebalances are skipped", low=0.0, high=1.0),
+        "cost": Parameter(0.001, float, "share of every deposit and withdrawal", low=0.0, high=1.0, high_open=True),
+        "gas_usd": Parameter(0.0, float, "USD per pool traded", low=0.0),
+        "on_empty": Parameter("cash", str, "what to do when nothing is eligible", words=ON_EMPTY),
+    }
+)
+
+POLICY = np.dtype(
+    [
+        (name, np.int64 if parameter.kind is not float else np.float64)
+        for name, parameter in PARAMETERS.items()
+    ],
+    align=True,
+)
+
+#: What an "at most" that never binds looks like in the kernel.
+_LARGEST = 2**31 - 1
+
+
+def policies(trials: pl.DataFrame | list[dict[str, Value]] | dict[str, Value] | None = None) -> NDArray[np.void]:
+    """(R,) records from a table, a list of dicts or one dict; parameters not named take their default.
+
+    Raises UsageError for an unknown name (with the nearest) and for a value outside its range.
+
+    >>> policies({"top_n": 5})["top_n"][0], policies()["every"][0]
+    (np.int64(5), np.int64(7))
+    """
+    if trials is None or isinstance(trials, dict):
+        trials = [trials or {}]
+    if isinstance(trials, list):
+        names = list(dict.fromkeys(name for row in trials for name in row))
+        columns = {name: [row.get(name, PARAMETERS[name].default if name in PARAMETERS else None) for row in trials]
+                   for name in names}
+        height = len(trials)
+    else:
+        columns = {name: trials[name].to_list() for name in trials.columns}
+        height = trials.height
+    check_known("policy parameter", list(columns), list(PARAMETERS))
+    records = np.empty(height, dtype=POLICY)
+    for name, parameter in PARAMETERS.items():
+        if name in columns:
+            values = columns[name]
+            distinct = {value: _number(name, parameter, value) for value in dict.fromkeys(values)}
+            records[name] = [distinct[value] for value in values]
+        else:
+            records[name] = _number(name, parameter, parameter.default)
+    return records
+
+
+def check_value(name: str, value: Value) -> None:
+    """Raise UsageError unless `value` is one that policy parameter `name` takes."""
+    check_known("policy parameter", [name], list(PARAMETERS))
+    _number(name, PARAMETERS[name], value)
+
+
+def _number(name: str, parameter: Parameter, value: Value) -> float:
+    if parameter.words:
+        if value not in parameter.words:
+            check_known(f"value of {name}", [str(value)], parameter.words)
+        return parameter.words.index(str(value))
+    if value is None:
+        if parameter.default is None:
+            return math.nan
+        raise UsageError(f"{name} must be {_kind(parameter)} {parameter.range}, not none")
+    if isinstance(value, (bool, str)) or not math.isfinite(value) or (parameter.kind is int and value != int(value)):
+        raise UsageError(f"{name} must be {_kind(parameter)} {parameter.range}, not {value!r}")
+    below = value < parameter.low or (parameter.low_open and value == parameter.low)
+    above = value > parameter.high or (parameter.high_open and value == parameter.high)
+    if below or above or (parameter.kind is int and value > _LARGEST):
+        raise UsageError(f"{name} must be {_kind(parameter)} {parameter.range}, not {value}")
+    return value
+
+
+def _kind(parameter: Parameter) -> str:
+    return "a whole number" if parameter.kind is int else "a number"
