@@ -1,1 +1,304 @@
-"""x"""
+"""Running policies on a market: check the arguments, allocate the outputs, run the kernel, name what came out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from yieldlab.errors import UsageError
+from yieldlab.market import Market
+from yieldlab.metrics import MEASURES, PATH_MEASURES
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+#: Rows of a signal that are ranked at a time, so that the sort needs little memory beside its result.
+_RANKED_ROWS = 128
+
+_STATUS = {
+    -1: "not run",
+    1: "the equity is not a finite positive number: a yield in the data compounds beyond what a float holds",
+    2: "more trades than the trace has room for",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranking:
+    """A signal with every row sorted once, for all policies: `order[t, :count[t]]` are the pools with a view and an
+    APY on row t, best first, ties by pool."""
+
+    signal: Floats
+    order: NDArray[np.int32]
+    count: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ledger:
+    """What R trials left behind over W bars; arrays are in trial order.
+
+    `equity` (R, W) is USD at the end of each bar, NaN for a failed trial, None when it was not kept. `status` (R,) is
+    0 for a trial that ran; `reasons` says why another did not. The counters are the ACCOUNTING measures of those names.
+    """
+
+    times: NDArray[np.datetime64]
+    capital: float
+    t_start: int
+    status: Ints
+    equity: Floats | None
+    path_measures: Floats = field(repr=False)
+    counts: Ints = field(repr=False)
+    sums: Floats = field(repr=False)
+    trace: Floats = field(repr=False)
+    traced: Ints = field(repr=False)
+    pool_ids: tuple[str, ...] = field(repr=False)
+
+    @property
+    def days(self) -> float:
+        """Days between the first and the last bar."""
+        return _days(self.times)
+
+    @property
+    def reasons(self) -> list[str | None]:
+        """Per trial, why it failed; None when it ran."""
+        return [None if code == 0 else _STATUS[int(code)] for code in self.status]
+
+    def measures(self) -> pl.DataFrame:
+        """(R rows) every measure of docs/accounting.md under its name, null where undefined or where a trial failed."""
+        from yieldlab.simulate import _kernels as k
+        from yieldlab.units import DAYS_PER_YEAR
+
+        values: dict[str, Floats | Ints] = dict(zip(PATH_MEASURES, self.path_measures.T, strict=True))
+        values["turnover"] = self.sums[:, k.TURNOVER] * (DAYS_PER_YEAR / self.days if self.days >= 1.0 else np.nan)
+        values["cost_paid"] = self.sums[:, k.COST_PAID]
+        invested = self.sums[:, k.INVESTED]
+        ever = (self.counts[:, k.REBALANCES] > 0) & (invested > 0.0)
+        values["stale_share"] = np.where(ever, self.sums[:, k.STALE] / np.where(ever, invested, 1.0), np.nan)
+        for name, column in (
+            ("rebalances", k.REBALANCES),
+            ("trades", k.TRADES),
+            ("skipped", k.SKIPPED),
+            ("unaffordable", k.UNAFFORDABLE),
+        ):
+            values[name] = self.counts[:, column]
+        failed = pl.Series(self.status != 0)
+        columns = [pl.Series(name, values[name], nan_to_null=True).set(failed, None) for name in MEASURES]
+        return pl.DataFrame(columns)
+
+    @property
+    def trades(self) -> pl.DataFrame:
+        """One row per trade of a traced run, in the order they were made: trial, row (of the panel), time, pool (column
+        of the panel), pool_id, amount_usd (a deposit is positive, a withdrawal negative), cost_usd (the proportional
+        part) and gas_usd."""
+        from yieldlab.simulate import _kernels as k
+
+        per_trial = [self.trace[r, : self.traced[r]] for r in range(self.traced.size)]
+        made = np.concatenate(per_trial) if per_trial else np.empty((0, k.TRADE_COLUMNS))
+        row, pool = made[:, k.TRADE_ROW].astype(np.int64), made[:, k.TRADE_POOL].astype(np.int64)
+        return pl.DataFrame(
+            {
+                "trial": np.repeat(np.arange(self.traced.size), self.traced),
+                "row": row,
+                "time": pl.Series(self.times[row - self.t_start]).dt.replace_time_zone("UTC"),
+                "pool": pool,
+                "pool_id": pl.Series(self.pool_ids, dtype=pl.String).gather(pl.Series(pool)),
+                "amount_usd": made[:, k.TRADE_AMOUNT],
+                "cost_usd": made[:, k.TRADE_COST],
+                "gas_usd": made[:, k.TRADE_GAS],
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """Where one trial stands at the end of row `row`: what a later step needs and nothing more."""
+
+    start: int
+    row: int
+    capital: float
+    cash: float
+    positions: Floats
+    counts: Ints = field(repr=False)
+    sums: Floats = field(repr=False)
+
+    @property
+    def equity(self) -> float:
+        """USD in cash and in all pools."""
+        return self.cash + float(self.positions.sum())
+
+
+def rank(market: Market, signal: Floats) -> Ranking:
+    """Sort every row of a (T, N) signal once. Raises UsageError when its shape is not the market's, or for +-inf."""
+    values = np.ascontiguousarray(signal, dtype=np.float64)
+    if values.shape != market.shape:
+        raise UsageError(f"a signal must have the panel's shape (times, pools) = {market.shape}, not {values.shape}")
+    if bool(np.isinf(values).any()):
+        t, i = np.argwhere(np.isinf(values))[0]
+        raise UsageError(f"the signal is infinite at row {t} for pool {market.pool_ids[i]!r}; use NaN for 'no view'")
+    order = np.empty(values.shape, dtype=np.int32)
+    count = np.empty(values.shape[0], dtype=np.int32)
+    for begin in range(0, values.shape[0], _RANKED_ROWS):
+        rows = slice(begin, begin + _RANKED_ROWS)
+        score = np.where(np.isnan(market.apy[rows]), np.nan, values[rows])
+        order[rows] = np.argsort(-score, axis=1, kind="stable")  # NaN sorts last
+        count[rows] = np.count_nonzero(~np.isnan(score), axis=1)
+    return Ranking(values, order, count)
+
+
+def run(
+    market: Market,
+    signal: Floats | Ranking,
+    policies: NDArray[np.void],
+    *,
+    capital: float = 10_000.0,
+    t_start: int = 0,
+    t_end: int | None = None,
+    risk_free: float = 0.0,
+    threads: int | None = None,
+    trace: bool = False,
+    keep_equity: bool = True,
+) -> Ledger:
+    """Simulate R policies (records of `policy.POLICY`) on one signal over rows t_start .. t_end, both included.
+
+    `capital` is USD, `risk_free` a simple annual rate. `trace` keeps every trade. The same numbers come out whatever the
+    number of threads and the order or number of policies. Raises UsageError for a window or capital that makes no sense.
+    """
+    from yieldlab._jit import thread_limit, use_threads
+    from yieldlab.simulate import _kernels as k
+
+    last = market.shape[0] - 1 if t_end is None else t_end
+    _check_window(market, t_start, last)
+    _check_capital(capital)
+    if not math.isfinite(risk_free):
+        raise UsageError(f"risk_free must be a finite annual rate, not {risk_free}")
+    ranking = signal if isinstance(signal, Ranking) else rank(market, signal)
+    in_force = use_threads(threads or thread_limit())
+    starts = _groups(policies)
+    schedule = _schedule(policies, starts, in_force)
+    trials, bars = policies.size, last - t_start + 1
+    times = market.times[t_start : last + 1]
+    room = _trades_at_most(market, policies, bars) if trace else 0
+    while True:
+        equity = np.full((trials if keep_equity else 0, bars), np.nan)
+        counts = np.zeros((trials, k.COUNTS), np.int64)
+        sums = np.zeros((trials, k.SUMS))
+        measures = np.full((trials, k.MEASURED), np.nan)
+        status = np.full(trials, k.NOT_RUN, np.int64)
+        traces = np.empty((trials, room, k.TRADE_COLUMNS))
+        traced = np.zeros(trials, np.int64)
+        k.run_all(
+            market.growth, market.index, market.apy, market.tvl_usd, market.next_missing,
+            ranking.signal, ranking.order, ranking.count,
+            policies, starts, schedule, t_start, t_start, last, capital, _days(times), risk_free,
+            np.empty((trials, 0), np.int64), np.empty((trials, 0)), np.full(trials, float(capital)),
+            equity, counts, sums, measures, status, traces, traced,
+        )  # fmt: skip
+        if not bool(np.any(status == k.TRACE_FULL)):
+            break
+        room *= 2
+    return Ledger(
+        times=times,
+        capital=capital,
+        t_start=t_start,
+        status=status,
+        equity=equity if keep_equity else None,
+        path_measures=measures,
+        counts=counts,
+        sums=sums,
+        trace=traces,
+        traced=traced,
+        pool_ids=market.pool_ids,
+    )
+
+
+def begin(market: Market, *, capital: float = 10_000.0, t_start: int = 0) -> State:
+    """A trial before its first row: all capital in cash. Take it forward with `advance`."""
+    from yieldlab.simulate import _kernels as k
+
+    _check_window(market, t_start, t_start)
+    _check_capital(capital)
+    return State(
+        t_start,
+        t_start - 1,
+        capital,
+        capital,
+        np.zeros(market.shape[1]),
+        np.zeros(k.COUNTS, np.int64),
+        np.zeros(k.SUMS),
+    )
+
+
+def advance(market: Market, signal: Floats | Ranking, policy: NDArray[np.void], state: State, t_end: int) -> State:
+    """The state at the end of row `t_end`, one or many rows later; the same path as one `run` over all of them.
+
+    `policy` is (1,) record. Raises UsageError when `t_end` is not after the state or the step cannot be computed.
+    """
+    from yieldlab.simulate import _kernels as k
+
+    _check_window(market, state.row + 1, t_end)
+    ranking = signal if isinstance(signal, Ranking) else rank(market, signal)
+    counts, sums = state.counts[None, :].copy(), state.sums[None, :].copy()
+    pools = np.arange(market.shape[1])[None, :].copy()
+    positions, cash = state.positions[None, :].copy(), np.array([state.cash])
+    status = np.full(1, k.NOT_RUN, np.int64)
+    one = np.zeros(1, np.int64)
+    k.run_all(
+        market.growth, market.index, market.apy, market.tvl_usd, market.next_missing,
+        ranking.signal, ranking.order, ranking.count,
+        policy, np.array([0, 1]), one, state.start, state.row + 1, t_end, state.capital, 0.0, 0.0,
+        pools, positions, cash,
+        np.empty((1, t_end - state.row)), counts, sums, np.empty((1, k.MEASURED)), status,
+        np.empty((1, 0, k.TRADE_COLUMNS)), one.copy(),
+    )  # fmt: skip
+    if status[0] != k.OK:
+        raise UsageError(f"the step to row {t_end} failed: {_STATUS[int(status[0])]}")
+    after = np.zeros(market.shape[1])
+    held = positions[0] > 0.0
+    after[pools[0, held]] = positions[0, held]
+    return State(state.start, t_end, state.capital, float(cash[0]), after, counts[0], sums[0])
+
+
+def _check_window(market: Market, first: int, last: int) -> None:
+    if not 0 <= first <= last < market.shape[0]:
+        raise UsageError(f"rows {first} to {last} do not lie in order within the panel's 0 to {market.shape[0] - 1}")
+
+
+def _check_capital(capital: float) -> None:
+    if not (math.isfinite(capital) and capital > 0.0):
+        raise UsageError(f"capital must be a positive number of USD, not {capital}")
+
+
+def _days(times: NDArray[np.datetime64]) -> float:
+    return float((times[-1] - times[0]) / np.timedelta64(1, "D"))
+
+
+def _groups(policies: NDArray[np.void]) -> Ints:
+    """(G + 1,) bounds of runs of neighbouring trials that differ in `cost` at most."""
+    from yieldlab.simulate.policy import PARAMETERS
+
+    fresh = np.zeros(policies.size, dtype=bool)
+    fresh[:1] = True
+    for name in PARAMETERS:
+        if name != "cost":
+            column = policies[name]
+            same = (column[1:] == column[:-1]) | ((column[1:] != column[1:]) & (column[:-1] != column[:-1]))
+            fresh[1:] |= ~same
+    return np.append(np.flatnonzero(fresh), policies.size)
+
+
+def _schedule(policies: NDArray[np.void], starts: Ints, threads: int) -> Ints:
+    """(G,) groups dealt to threads like cards, dearest first: each thread takes one equal stretch of the schedule."""
+    first = policies[starts[:-1]]
+    work = np.minimum(first["top_n"], 64) / first["every"] * np.diff(starts)
+    dearest = np.argsort(-work, kind="stable")
+    return np.concatenate([dearest[thread::threads] for thread in range(threads)]) if dearest.size else dearest
+
+
+def _trades_at_most(market: Market, policies: NDArray[np.void], bars: int) -> int:
+    """Trades of a trial if every rebalance replaced all its pools; the run grows it when dust makes it more."""
+    rebalances = -(-bars // policies["every"]) if policies.size else np.zeros(1, np.int64)
+    pools = np.minimum(2 * policies["top_n"], market.shape[1]) if policies.size else np.zeros(1, np.int64)
+    return max(1, int(np.max(rebalances * pools)))

@@ -65,10 +65,7 @@ PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
 )
 
 POLICY = np.dtype(
-    [
-        (name, np.int64 if parameter.kind is not float else np.float64)
-        for name, parameter in PARAMETERS.items()
-    ],
+    [(name, np.int64 if parameter.kind is not float else np.float64) for name, parameter in PARAMETERS.items()],
     align=True,
 )
 
@@ -88,8 +85,10 @@ def policies(trials: pl.DataFrame | list[dict[str, Value]] | dict[str, Value] | 
         trials = [trials or {}]
     if isinstance(trials, list):
         names = list(dict.fromkeys(name for row in trials for name in row))
-        columns = {name: [row.get(name, PARAMETERS[name].default if name in PARAMETERS else None) for row in trials]
-                   for name in names}
+        columns = {
+            name: [row.get(name, PARAMETERS[name].default if name in PARAMETERS else None) for row in trials]
+            for name in names
+        }
         height = len(trials)
     else:
         columns = {name: trials[name].to_list() for name in trials.columns}
