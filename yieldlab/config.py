@@ -5,6 +5,7 @@ Nothing here is a secret, and an unknown key is an error: a misspelt setting wou
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import re
@@ -126,8 +127,8 @@ def _from_environment(environment: Mapping[str, str], folder: Path) -> dict[str,
     for variable in sorted(environment):
         if variable in known:
             values[known[variable]] = _read(known[variable], environment[variable], folder, variable, ConfigError)
-        elif variable.startswith(ENVIRONMENT_PREFIX) and "did you mean" in (hint := did_you_mean(variable, known)):
-            raise ConfigError(f"unknown environment variable {variable!r}{hint}")
+        elif near := difflib.get_close_matches(variable, known, n=1, cutoff=0.9):
+            raise ConfigError(f"unknown environment variable {variable!r}; did you mean {near[0]!r}?")
     return values
 
 

@@ -71,7 +71,7 @@ def _usage(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "yieldlab"
     commands = list(getattr(getattr(context, "command", None), "commands", ()))
-    unknown = re.fullmatch(r"No such command '(.*)'", sentence)
+    unknown = re.fullmatch(r"No such command '(.*?)'.*", sentence)
     if not sentence or "Usage:" in sentence:
         return f"a command is missing; `{path}` has {', '.join(commands)}"
     if unknown:
