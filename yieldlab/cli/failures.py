@@ -58,11 +58,14 @@ def describe(error: Exception) -> tuple[str, int]:
 
 def _invoke(arguments: Sequence[str]) -> int:
     from yieldlab.cli.app import app
+    from yieldlab.cli.session import Finished, finish
 
-    code = app(args=list(arguments), prog_name="yieldlab", standalone_mode=False)
-    if code == INTERRUPTED:
+    returned = app(args=list(arguments), prog_name="yieldlab", standalone_mode=False)
+    if isinstance(returned, Finished):
+        return finish(returned)
+    if returned == INTERRUPTED:
         raise KeyboardInterrupt
-    return int(code or 0)
+    return int(returned or 0)
 
 
 def _usage(error: typer.TyperException) -> str:

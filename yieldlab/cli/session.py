@@ -67,6 +67,15 @@ class Outcome:
     exit_code: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A command that has done its work and not yet said so: printing happens outside Typer, which has its own views
+    on a reader that stops reading."""
+
+    session: Session
+    outcome: Outcome
+
+
 def _setting(*names: str, help: str, kind: object, metavar: str) -> object:
     return Annotated[kind, typer.Option(*names, help=help, metavar=metavar, show_default=False)]
 
@@ -117,7 +126,7 @@ def command(
             for parameter, (annotation, default) in shared.items()
         ]
 
-        def run(**arguments: object) -> int:
+        def run(**arguments: object) -> Finished:
             flags = {setting: arguments.pop(setting) for setting in settings}
             flags = {setting: value for setting, value in flags.items() if value != []}  # a list not given
             file = arguments.pop("config")
@@ -130,7 +139,7 @@ def command(
             )
             if session.verbose:
                 logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s")
-            return _finish(session, function(session, **arguments))
+            return Finished(session, function(session, **arguments))
 
         parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + added
         run.__name__ = function.__name__
@@ -143,17 +152,17 @@ def command(
     return register
 
 
-def _finish(session: Session, outcome: Outcome) -> int:
-    """Print the one result, and on stderr what has to be known about it."""
+def finish(finished: Finished) -> int:
+    """Print the one result, and on stderr what has to be known about it; returns the exit code."""
+    session, outcome = finished.session, finished.outcome
     if session.json:
         print(json.dumps(document(session.command, outcome), indent=2, ensure_ascii=False, allow_nan=False))
     else:
         from yieldlab.report.terminal import show
 
         show(outcome.view())
-        if not session.quiet:
-            for warning in outcome.warnings:
-                print(f"warning: {warning}", file=sys.stderr)
+        for warning in outcome.warnings:
+            session.say(f"warning: {warning}")
     return outcome.exit_code
 
 

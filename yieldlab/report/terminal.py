@@ -122,3 +122,8 @@ def size(count: float) -> str:
             return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
         count /= 1000
     raise AssertionError
+
+
+def count(number: int, word: str) -> str:
+    """1, 'file' -> '1 file'; 1200, 'file' -> '1,200 files'."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"

@@ -1,0 +1,133 @@
+"""What a failure looks like: one sentence on stderr, the exit code of its kind, a JSON document on request."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from yieldlab.cli import failures, main
+from yieldlab.errors import AuditError, ConfigError, DataError, StrategyError, UsageError
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (UsageError("no such axis"), 2, "no such axis"),
+        (ConfigError("bad\nfile"), 2, "bad file"),
+        (DataError("no data"), 3, "no data"),
+        (StrategyError("no signal"), 4, "no signal"),
+        (AuditError("engines differ"), 5, "engines differ"),
+        (OSError(errno.ENOSPC, "No space left on device", "x.parquet"), 1, "no space left on the disk for x.parquet"),
+        (RuntimeError("Generic error: IO: No space left on device (os error 28)"), 1, "no space left on the disk"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, "Permission denied for /x"),
+        (MemoryError(), 1, "out of memory"),
+        (KeyError("k"), 1, "unexpected KeyError: 'k'"),
+    ],
+)
+def test_every_kind_of_error_has_its_code_and_one_sentence(error: Exception, code: int, sentence: str) -> None:
+    told, left_with = failures.describe(error)
+    assert left_with == code
+    assert told.startswith(sentence)
+    assert "\n" not in told
+
+
+Run = Callable[[list[str]], int]
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def raise_it(arguments: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(failures, "_invoke", raise_it)
+
+
+def test_an_error_goes_to_stderr_and_stdout_stays_empty(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(monkeypatch, DataError("no data in x"))
+    assert main(["data", "list"]) == 3
+    assert capsys.readouterr() == ("", "error: no data in x\n")
+
+
+def test_a_traceback_is_shown_with_v_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    failing(monkeypatch, ZeroDivisionError("oops"))
+    assert main(["data", "list"]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+    assert main(["data", "list", "-v"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_with_json_an_error_is_a_document_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(monkeypatch, DataError("no data in x"))
+    assert main(["data", "list", "--json"]) == 3
+    document = json.loads(capsys.readouterr().out)
+    assert document == {
+        "schema_version": 1,
+        "command": "data list",
+        "run_id": None,
+        "status": "error",
+        "data": {"error": "no data in x", "kind": "DataError", "exit_code": 3},
+        "warnings": [],
+    }
+
+
+def test_an_interrupt_leaves_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    failing(monkeypatch, KeyboardInterrupt())
+    assert main(["demo"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["dcotor"], "there is no command 'yieldlab dcotor'; did you mean 'doctor'?"),
+        (["data", "lits"], "there is no command 'yieldlab data lits'; did you mean 'list'?"),
+        (["init"], "missing argument 'DIR'; see `yieldlab init --help`"),
+        (["doctor", "--jsn"], "--json"),
+        ([], "a command is missing; `yieldlab` has init"),
+        (["runs"], "a command is missing; `yieldlab runs` has"),
+        (["doctor", "--config", "absent.toml"], "there is no configuration file absent.toml"),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence_and_exit_2(
+    arguments: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert sentence in err
+
+
+def test_a_reader_that_stops_reading_is_no_failure() -> None:
+    command = [sys.executable, "-c", "import sys; from yieldlab.cli import main; sys.exit(main(['doctor', '--json']))"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
+def test_a_full_disk_is_one_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "yieldlab", "doctor"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no space left on the disk")
+    assert "Traceback" not in done.stderr

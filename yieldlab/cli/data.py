@@ -1,0 +1,159 @@
+"""`data ...` and `sql`: bring observations in, look at them, keep them in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from yieldlab.cli import groups
+from yieldlab.cli.session import Outcome, Session, command
+from yieldlab.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import polars as pl
+    from rich.console import RenderableType
+
+    from yieldlab.ingest import Imported
+    from yieldlab.store import Store
+
+
+@command(groups.data, "data import", settings=("data",))
+def import_files(
+    session: Session,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Parquet or CSV, one row per pool and time.")],
+) -> Outcome:
+    """Take files in; rows that cannot be used are refused one by one, with the reason, into a rejects file."""
+    from yieldlab.ingest import import_file
+
+    missing = [str(path) for path in files if not path.is_file()]
+    if missing:
+        raise DataError(f"there is no file {', '.join(missing)}; nothing was imported")
+    store = session.store
+    done: list[Imported] = []
+    failed: dict[str, str] = {}
+    for path in files:
+        try:
+            done.append(import_file(store, path, rejects_folder=store.folder / "rejects"))
+        except DataError as error:
+            if len(files) == 1:
+                raise
+            failed[str(path)] = str(error)
+    if not done:
+        raise DataError("; ".join(failed.values()))
+    refused = sum(sum(imported.refused.values()) for imported in done)
+    data = {"files": [asdict(imported) for imported in done], "failed": failed}
+    warnings = [f"{path}: {reason}" for path, reason in failed.items()]
+    if synthetic_pools(store) and any(imported.new for imported in done):
+        warnings.append("this data folder also holds synthetic pools; keep real data in a folder of its own")
+
+    def view() -> Iterator[RenderableType]:
+        from yieldlab.report.data import imported_lines
+
+        for imported in done:
+            yield from imported_lines(imported)
+
+    return Outcome(data, view, warnings=warnings, exit_code=4 if refused or failed else 0)
+
+
+@command(groups.data, "data sample", settings=("data", "seed"))
+def sample(
+    session: Session,
+    pools: Annotated[
+        int | None, typer.Option("--pools", metavar="N", help="Any number of pools instead of 12.")
+    ] = None,
+    days: Annotated[int | None, typer.Option("--days", metavar="N", help="Days per pool, with --pools.")] = None,
+) -> Outcome:
+    """Make synthetic observations: 12 pools in the shape of a four-year study, or any size."""
+    store = session.store
+    data, line = add_sample(store, session.settings.seed, pools=pools, days=days)
+
+    def view() -> Iterator[RenderableType]:
+        yield line
+
+    return Outcome(data, view)
+
+
+def add_sample(
+    store: Store, seed: int, *, pools: int | None = None, days: int | None = None
+) -> tuple[dict[str, object], str]:
+    """Put the sample into the store; raises UsageError where real observations are already in it."""
+    from yieldlab.sample import reference_study, synthetic
+
+    if (pools is None) != (days is None):
+        raise UsageError("--pools and --days go together, as in --pools 5000 --days 1460")
+    if store.exists and len(synthetic_pools(store)) < store.overview().height:
+        raise UsageError(f"{store.folder} already holds real observations; name another folder with --data")
+    if pools is None or days is None:
+        metrics, assets = reference_study(seed=seed)
+    else:
+        metrics, assets = synthetic(pools, days, seed)
+    appended = store.append(metrics, assets)
+    line = (
+        f"SYNTHETIC sample in {store.folder}: {metrics.height:,} observations of {assets.height:,} pools, "
+        f"{appended.new:,} of them new"
+    )
+    data = {"synthetic": True, "observations": metrics.height, "pools": assets.height, "appended": asdict(appended)}
+    return data, line
+
+
+@command(groups.data, "data list", settings=("data",))
+def list_pools(session: Session) -> Outcome:
+    """Show every pool with its range of days and rows, and the tables' versions."""
+    store = session.store
+    overview = store.overview()
+    versions = store.versions()
+    synthetic = synthetic_pools(store)
+    tables = {name: asdict(version) for name, version in versions.items()}
+
+    def view() -> Iterator[RenderableType]:
+        from yieldlab.report.data import overview_table, versions_line
+
+        yield overview_table(overview)
+        yield versions_line(overview, versions, synthetic)
+
+    return Outcome({"pools": overview.to_dicts(), "tables": tables, "synthetic_pools": synthetic}, view)
+
+
+@command(groups.data, "data compact", settings=("data",))
+def compact(session: Session) -> Outcome:
+    """Merge the tables' small files; no row changes."""
+    compacted = session.store.compact()
+
+    def view() -> Iterator[RenderableType]:
+        from yieldlab.report.data import compacted_lines
+
+        yield from compacted_lines(compacted)
+
+    return Outcome(asdict(compacted), view)
+
+
+@command(groups.app, "sql", settings=("data",))
+def sql(
+    session: Session,
+    query: Annotated[str, typer.Argument(metavar="SELECT", help="Over the views assets and yield_metrics.")],
+    limit: Annotated[int, typer.Option("--limit", metavar="N", help="Rows shown at most; 0 for all.")] = 1000,
+) -> Outcome:
+    """Ask the tables a question in SQL (DuckDB, read-only)."""
+    answer = session.store.sql(query)
+    shown = answer.head(limit) if limit > 0 else answer
+    warnings = []
+    if shown.height < answer.height:
+        warnings.append(f"{shown.height:,} of {answer.height:,} rows are shown; --limit 0 shows all")
+
+    def view() -> Iterator[RenderableType]:
+        from yieldlab.report.data import answer_table
+
+        yield answer_table(shown)
+
+    return Outcome({"columns": shown.columns, "rows": shown.to_dicts(), "height": answer.height}, view, None, warnings)
+
+
+def synthetic_pools(store: Store) -> list[str]:
+    """The pools with rows that the sample made."""
+    sources = store.metrics(columns=("pool_id", "source")).unique()
+    made_up = sources.filter(sources["source"].str.starts_with("synthetic").fill_null(value=False))
+    return made_up["pool_id"].unique().sort().to_list()
