@@ -42,6 +42,7 @@ class Health:
     missing_share: float
     assumed_rows: int
     pools_not_usd: int
+    sources: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -50,7 +51,7 @@ class Health:
 class Panel:
     """Dense (T, N) fields over `times` and `pools`; immutable, every array read-only."""
 
-    __slots__ = ("_ages", "_assumed_rows", "_carried", "_raw", "as_of", "max_stale_days", "pools", "times")
+    __slots__ = ("_ages", "_assumed_rows", "_carried", "_raw", "as_of", "max_stale_days", "pools", "sources", "times")
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class Panel:
         max_stale_days: int = DEFAULT_MAX_STALE_DAYS,
         as_of: datetime | None = None,
         assumed_rows: int = 0,
+        sources: Sequence[str] = (),
     ) -> None:
         """Take `times` (T,) strictly increasing, `pools` with a `pool_id` per column, and (T, N) `fields`.
 
@@ -84,6 +86,7 @@ class Panel:
         self.pools = pools
         self.max_stale_days = int(max_stale_days)
         self.as_of = as_of
+        self.sources = tuple(sources)
         self._raw = raw
         self._assumed_rows = assumed_rows
         self._carried: dict[str, Floats] = {}
@@ -105,7 +108,7 @@ class Panel:
         Per pool and `valid_at` the latest row observed by `as_of` counts; per field, a day takes its last observation
         that is neither null nor NaN. The grid has every calendar day from the first to the last observation; days
         after `end`, and a day unfinished at `as_of` (default: now), are dropped. `observed_at` and `ingested_at` may be
-        absent: then later rows of the frame count as known later.
+        absent: then later rows of the frame count as known later; without `source` the panel has no `sources`.
 
         Raises DataError when nothing is left and UsageError for an unknown field.
         """
@@ -118,9 +121,12 @@ class Panel:
         last_day = int(knowable.timestamp() // 86_400) - 1
         if end is not None:
             last_day = min(last_day, (end - date(1970, 1, 1)).days)
-        frame = frame.select("pool_id", "valid_at", *clocks, *columns).filter(day <= last_day)
+        origin = [name for name in ("source",) if name in frame.columns]
+        frame = frame.select("pool_id", "valid_at", *clocks, *columns, *origin).filter(day <= last_day)
         if frame.is_empty():
             raise DataError(_nothing_left(end, as_of))
+        sources = tuple(frame["source"].drop_nulls().unique().sort()) if origin else ()
+        frame = frame.drop(origin)
         ids = frame["pool_id"].unique().sort()
         frame = frame.with_columns(pl.col("pool_id").cast(pl.Enum(ids)).to_physical().alias("pool_id"))
         frame = frame.sort("pool_id", "valid_at", *clocks, maintain_order=True)
@@ -151,6 +157,7 @@ class Panel:
             max_stale_days=max_stale_days,
             as_of=as_of,
             assumed_rows=assumed,
+            sources=sources,
         )
 
     # -- what it holds ------------------------------------------------------------------------------------------
@@ -212,6 +219,7 @@ class Panel:
             missing_share=1.0 - present / cells,
             assumed_rows=self._assumed_rows,
             pools_not_usd=sum(not schema.is_usd_stable(symbol) for symbol in symbols),
+            sources=self.sources,
         )
 
     def digest(self) -> str:
@@ -269,6 +277,7 @@ class Panel:
             max_stale_days=self.max_stale_days if max_stale_days is None else max_stale_days,
             as_of=self.as_of,
             assumed_rows=self._assumed_rows,
+            sources=self.sources,
         )
 
     def __repr__(self) -> str:

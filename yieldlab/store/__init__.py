@@ -1,0 +1,262 @@
+"""What was measured, when it could be known and when we took it: the tables at rest, append-only.
+
+Two Delta tables lie under `<data>/tables`: `assets` and `yield_metrics`. Rows are only ever added; a correction is a
+new row with a later `observed_at`. Every write holds one lock around read, compare and append.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+
+from yieldlab import schema
+from yieldlab.errors import DataError, did_you_mean
+from yieldlab.panel import DEFAULT_MAX_STALE_DAYS, Panel
+from yieldlab.store._revisions import CLOCKS, KEY, changes, described, latest_assets, latest_metrics
+from yieldlab.store._tables import Table, TableState, write_lock
+
+__all__ = ["Appended", "Compacted", "Store", "TableState"]
+
+_TICK = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What one append did: rows of pools and instants never seen, changed rows, rows already known."""
+
+    new: int
+    revised: int
+    unchanged: int
+    pools_new: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """Each table before and after."""
+
+    before: dict[str, TableState]
+    after: dict[str, TableState]
+
+
+class Store:
+    """The tables of one data folder. Opening reads and creates nothing."""
+
+    __slots__ = ("_assets", "_metrics", "folder")
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self._assets = Table(self.folder / "tables" / "assets", schema.ASSETS)
+        self._metrics = Table(self.folder / "tables" / "yield_metrics", schema.YIELD_METRICS)
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.folder)!r})"
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is anything to read."""
+        return self._metrics.exists
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def append(self, metrics: pl.DataFrame, assets: pl.DataFrame, *, now: datetime | None = None) -> Appended:
+        """Add what is new or changed, in one commit per table, `assets` first; the same rows again add nothing.
+
+        `metrics` has columns of `schema.YIELD_METRICS` without `ingested_at`; pool_id, valid_at and apy_percent are
+        needed. A null or absent `observed_at` means: known at `valid_at` (assumed) when the row is new, at `now` (the
+        time of fetching; default: the clock) when it changes a known one. A measured column that is absent altogether
+        keeps what was known, and so does a description that is absent or null.
+
+        Raises DataError when a needed column or value is missing, or when the tables cannot be read or written; then
+        nothing was added.
+        """
+        _check_incoming(metrics)
+        if metrics.is_empty() and not self.exists:
+            raise DataError("there are no rows to store")
+        now = now or datetime.now(UTC)
+        with write_lock(self.folder / "tables"):
+            # The descriptions of an append are a tick older than its rows, so that no cutoff cuts between them twice.
+            ingested_at = max(now, self.cutoff() + _TICK) if self.exists or self._assets.exists else now
+            known_assets = self._all_assets()
+            known_pools = known_assets["pool_id"].unique()
+            listed = pl.concat([assets.select("pool_id"), metrics.select("pool_id").unique()]).unique()
+            missing = listed.join(assets.select("pool_id"), on="pool_id", how="anti")
+            told = described(
+                known_assets,
+                pl.concat([assets, missing], how="diagonal_relaxed"),
+                now=now,
+                ingested_at=ingested_at,
+            )
+            change = changes(self._known(metrics), metrics, now=now, ingested_at=ingested_at + _TICK)
+            if told.height:
+                self._assets.append(told)
+            if change.rows.height:
+                self._metrics.append(change.rows)
+            return Appended(
+                new=change.new,
+                revised=change.revised,
+                unchanged=change.unchanged,
+                pools_new=told.filter(~pl.col("pool_id").is_in(known_pools.implode())).height,
+                version=self._metrics.state().version,
+            )
+
+    def compact(self) -> Compacted:
+        """Merge small files; every row and revision stays, and versions of the last week stay readable."""
+        self._require()
+        with write_lock(self.folder / "tables"):
+            pairs = {table.name: table.compact() for table in (self._assets, self._metrics) if table.exists}
+        return Compacted(
+            before={name: pair[0] for name, pair in pairs.items()},
+            after={name: pair[1] for name, pair in pairs.items()},
+        )
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def assets(self, *, ingested_by: datetime | None = None) -> pl.DataFrame:
+        """The latest description of every pool, sorted by pool."""
+        self._require()
+        rows = self._all_assets()
+        return latest_assets(rows if ingested_by is None else rows.filter(pl.col("ingested_at") <= ingested_by))
+
+    def metrics(
+        self,
+        *,
+        as_of: datetime | None = None,
+        ingested_by: datetime | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pl.DataFrame:
+        """Per pool and `valid_at` the latest row observed by `as_of` and stored by `ingested_by`, sorted by both.
+
+        Raises DataError when there is nothing to read, or a column that is not in the table.
+        """
+        wanted = tuple(columns) if columns is not None else tuple(schema.YIELD_METRICS.names())
+        return latest_metrics(self.history(as_of=as_of, ingested_by=ingested_by, columns=wanted)).select(wanted)
+
+    def history(
+        self,
+        *,
+        as_of: datetime | None = None,
+        ingested_by: datetime | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pl.DataFrame:
+        """Every revision observed by `as_of` and stored by `ingested_by`: keys, clocks and `columns`; in no order."""
+        self._require()
+        wanted = tuple(columns) if columns is not None else tuple(schema.YIELD_METRICS.names())
+        for name in wanted:
+            if name not in schema.YIELD_METRICS:
+                raise DataError(
+                    f"the table yield_metrics has no column {name!r}{did_you_mean(name, schema.YIELD_METRICS)}"
+                )
+        query = self._metrics.scan().select(list(dict.fromkeys((*KEY, *CLOCKS, *wanted))))
+        if as_of is not None:
+            query = query.filter(pl.col("observed_at") <= as_of)
+        if ingested_by is not None:
+            query = query.filter(pl.col("ingested_at") <= ingested_by)
+        return self._metrics.collect(query)
+
+    def panel(
+        self,
+        *,
+        fields: Sequence[str] = ("apy", "tvl_usd"),
+        end: date | None = None,
+        as_of: datetime | None = None,
+        ingested_by: datetime | None = None,
+        max_stale_days: int = DEFAULT_MAX_STALE_DAYS,
+    ) -> Panel:
+        """The dense daily panel of what could be known at `as_of` (default: now); see `Panel.from_long`."""
+        columns = [schema.FIELDS[name].column for name in fields if name in schema.FIELDS]
+        rows = self.history(as_of=as_of, ingested_by=ingested_by, columns=(*KEY, *columns, "source"))
+        # Read after the rows: an append writes descriptions first, so that no row is without its own.
+        assets = self.assets(ingested_by=ingested_by)
+        return Panel.from_long(rows, assets, fields=fields, end=end, as_of=as_of, max_stale_days=max_stale_days)
+
+    def overview(self) -> pl.DataFrame:
+        """Per pool: description, first and last instant, days with a row, instants (`rows`) and revisions of them."""
+        self._require()
+        query = (
+            self._metrics.scan()
+            .group_by("pool_id")
+            .agg(
+                pl.col("valid_at").min().alias("first"),
+                pl.col("valid_at").max().alias("last"),
+                pl.col("valid_at").dt.truncate("1d").n_unique().cast(pl.Int64).alias("days"),
+                pl.col("valid_at").n_unique().cast(pl.Int64).alias("rows"),
+                (pl.len().cast(pl.Int64) - pl.col("valid_at").n_unique().cast(pl.Int64)).alias("revisions"),
+                pl.col("source").drop_nulls().unique().sort().str.join(", ").alias("source"),
+            )
+        )
+        seen = self._metrics.collect(query)
+        descriptions = self.assets().select("pool_id", *schema.DESCRIBED)
+        return (
+            seen.join(descriptions, on="pool_id", how="left")
+            .select("pool_id", *schema.DESCRIBED, "first", "last", "days", "rows", "revisions", "source")
+            .sort("pool_id")
+        )
+
+    def versions(self) -> dict[str, TableState]:
+        """Per table its version, files, rows and bytes."""
+        self._require()
+        return {table.name: table.state() for table in (self._assets, self._metrics) if table.exists}
+
+    def cutoff(self) -> datetime:
+        """The latest `ingested_at`: a read with `ingested_by` set to it gives the same rows for ever."""
+        latest = [
+            table.collect(table.scan().select(pl.col("ingested_at").max()))["ingested_at"].item()
+            for table in (self._assets, self._metrics)
+            if table.exists
+        ]
+        found = [instant for instant in latest if instant is not None]
+        if not found:
+            raise self._no_data()
+        return max(found)
+
+    def sql(self, query: str) -> pl.DataFrame:
+        """The answer of DuckDB to one SELECT over the views `assets` and `yield_metrics` (latest revisions).
+
+        The query reads these two tables and nothing else: no file, no network, no extension, no write. Raises
+        UsageError, with the reason in one line, for anything DuckDB or the sandbox refuses.
+        """
+        from yieldlab.store._sql import answer
+
+        self._require()
+        tables = [self._assets, self._metrics]
+        return answer(
+            query,
+            {table.name: table.files() if table.exists else [] for table in tables},
+            {table.name: table.schema for table in tables},
+        )
+
+    # -- helpers ------------------------------------------------------------------------------------------------
+
+    def _require(self) -> None:
+        if not self.exists:
+            raise self._no_data()
+
+    def _no_data(self) -> DataError:
+        return DataError(f"no data in {self.folder}; run `yieldlab data import FILE` or `yieldlab data sample`")
+
+    def _all_assets(self) -> pl.DataFrame:
+        if not self._assets.exists:
+            return pl.DataFrame(schema=schema.ASSETS)
+        return self._assets.collect(self._assets.scan())
+
+    def _known(self, metrics: pl.DataFrame) -> pl.DataFrame:
+        """The stored rows that could be revised by these."""
+        if not self._metrics.exists or metrics.is_empty():
+            return pl.DataFrame(schema=schema.YIELD_METRICS)
+        pools = metrics["pool_id"].unique().implode()
+        span = pl.col("valid_at").is_between(metrics["valid_at"].min(), metrics["valid_at"].max())
+        return self._metrics.collect(self._metrics.scan().filter(span, pl.col("pool_id").is_in(pools)))
+
+
+def _check_incoming(metrics: pl.DataFrame) -> None:
+    for name in ("pool_id", "valid_at", "apy_percent"):
+        if name not in metrics.columns:
+            raise DataError(f"rows to store need a column {name!r}; they have {', '.join(metrics.columns)}")
+    for name in KEY:
+        if metrics[name].null_count():
+            raise DataError(f"{metrics[name].null_count()} of the rows to store have no {name}")

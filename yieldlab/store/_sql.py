@@ -1,0 +1,121 @@
+"""What does DuckDB answer about the tables, locked into them? The only module that knows duckdb."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from yieldlab import schema
+from yieldlab.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+#: View -> what makes a row unique in it; of several revisions the one observed last, then ingested last, is shown.
+VIEWS = {"assets": ("pool_id",), "yield_metrics": ("pool_id", "valid_at")}
+
+_SQL_TYPES = {pl.String(): "VARCHAR", pl.Float64(): "DOUBLE", schema.UTC: "TIMESTAMPTZ"}
+
+
+def answer(query: str, files: Mapping[str, Sequence[Path]], schemas: Mapping[str, pl.Schema]) -> pl.DataFrame:
+    """The rows of one SELECT over the views of `VIEWS`, which read `files` and nothing else.
+
+    Raises UsageError, in one line, for anything but one SELECT and for whatever DuckDB refuses, and DataError when a
+    file of the tables cannot be read.
+    """
+    import duckdb
+
+    connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false"})
+    try:
+        _lock(connection, files, schemas)
+        _check(connection, query)
+        return _frame(connection.sql(query).to_arrow_table())
+    except duckdb.PermissionException as error:
+        raise UsageError(
+            f"a query reads the views assets and yield_metrics and no file, network or extension ({_told(error)})"
+        ) from None
+    except (duckdb.IOException, duckdb.InvalidInputException) as error:
+        # Nothing but the store's own files can be opened here.
+        if any(path.name in str(error) for paths in files.values() for path in paths):
+            raise DataError(f"a file of the tables cannot be read ({_told(error)}); restore it from a copy") from error
+        raise UsageError(f"the SQL query failed: {_told(error)}") from None
+    except (duckdb.Error, RuntimeError) as error:
+        raise UsageError(f"the SQL query failed: {_told(error)}") from None
+    finally:
+        connection.close()
+
+
+def _lock(
+    connection: duckdb.DuckDBPyConnection, files: Mapping[str, Sequence[Path]], schemas: Mapping[str, pl.Schema]
+) -> None:
+    """Make the views, then take from the connection everything that they do not need, for good."""
+    for view, key in VIEWS.items():
+        connection.execute(
+            f"CREATE VIEW {view} AS SELECT * FROM {_source(connection, view, files[view], schemas[view])} QUALIFY "
+            f"row_number() OVER (PARTITION BY {', '.join(key)} ORDER BY observed_at DESC, ingested_at DESC) = 1"
+        )
+    allowed = ", ".join(_quoted(str(path)) for paths in files.values() for path in paths)
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET autoload_known_extensions = false")
+    connection.execute("SET python_enable_replacements = false")
+    connection.execute("SET temp_directory = ''")
+    connection.execute(f"SET allowed_paths = [{allowed}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def _source(connection: duckdb.DuckDBPyConnection, view: str, paths: Sequence[Path], columns: pl.Schema) -> str:
+    if paths:
+        return f"read_parquet([{', '.join(_quoted(_unglobbed(path)) for path in paths)}])"
+    listed = ", ".join(f"{name} {_SQL_TYPES[dtype]}" for name, dtype in columns.items())
+    connection.execute(f"CREATE TABLE no_{view} ({listed})")
+    return f"no_{view}"
+
+
+def _check(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+    """Let one statement pass that only reads. The allowed files could be overwritten by COPY, so this is no formality."""
+    import duckdb
+
+    statements = connection.extract_statements(query)
+    if len(statements) != 1:
+        raise UsageError(f"give one SQL statement, not {len(statements)}")
+    if statements[0].type != duckdb.StatementType.SELECT:
+        word = query.split(maxsplit=1)[0].upper()
+        raise UsageError(f"only a SELECT is answered here, not {word}: the tables are read-only")
+    # A SELECT may hide a COPY, INSERT or DELETE in its WITH clause, but only at the top level: as a subquery it does not
+    # bind. EXPLAIN binds and runs nothing.
+    connection.execute(f"EXPLAIN SELECT * FROM (\n{statements[0].query.rstrip().rstrip(';')}\n)").fetchall()
+
+
+def _told(error: Exception) -> str:
+    """DuckDB's message in one line, without its drawing of the query."""
+    kept: list[str] = []
+    for line in str(error).splitlines():
+        line = line.strip()
+        if line.startswith("LINE "):
+            break
+        if line.strip("^"):
+            kept.append(line)
+    text = " ".join(kept) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:299]}…"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _unglobbed(path: Path) -> str:
+    """The path as a pattern that matches only itself."""
+    return "".join(f"[{letter}]" if letter in "*?" else letter for letter in str(path))
+
+
+def _frame(table: pa.Table) -> pl.DataFrame:
+    try:
+        frame = pl.from_arrow(table)
+    except pl.exceptions.PolarsError as error:
+        raise UsageError(f"the answer has a column that no table holds ({error}); cast it to VARCHAR") from error
+    return frame if isinstance(frame, pl.DataFrame) else frame.to_frame()
