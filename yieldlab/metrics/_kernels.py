@@ -42,7 +42,9 @@ def measure_path(equity: Floats, capital: float, days: float, risk_free: float, 
     out[TOTAL_RETURN] = total_return
     out[FINAL_VALUE] = equity[count - 1]
     if days >= 1.0:
-        out[ANNUALIZED_RETURN] = (equity[count - 1] / capital) ** (DAYS_PER_YEAR / days) - 1.0
+        annualized = (equity[count - 1] / capital) ** (DAYS_PER_YEAR / days) - 1.0
+        if np.isfinite(annualized):  # a day's windfall, compounded for a year, can pass what a float holds
+            out[ANNUALIZED_RETURN] = annualized
 
     peak = capital
     trough = 0.0

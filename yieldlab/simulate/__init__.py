@@ -250,7 +250,7 @@ def advance(market: Market, signal: Floats | Ranking, policy: NDArray[np.void], 
         ranking.signal, ranking.order, ranking.count,
         policy, np.array([0, 1]), one, state.start, state.row + 1, t_end, state.capital, 0.0, 0.0,
         pools, positions, cash,
-        np.empty((1, t_end - state.row)), counts, sums, np.empty((1, k.MEASURED)), status,
+        np.empty((1, t_end - state.row)), counts, sums, np.empty((0, k.MEASURED)), status,
         np.empty((1, 0, k.TRADE_COLUMNS)), one.copy(),
     )  # fmt: skip
     if status[0] != k.OK:

@@ -227,9 +227,13 @@ def value_kept(target, share, count, cost, gas):
 
 
 @kernel
-def grow(index, growth, pool, mix, held, cash, value, t, t_next, unit):
-    """Fill `unit[t + 1 .. t_next]` with V of one USD held in `mix` since bar t, and `value` (K,) with the mix then."""
-    if t_next == t + 1:
+def grow(index, growth, pool, mix, held, cash, value, t, t_next, decide, unit):
+    """Fill `unit[t + 1 .. t_next]` with V of one USD held in `mix` since bar t, and `value` (K,) with the mix then.
+
+    One bar to the next decision takes that bar's growth, several take the index. Which of the two must not depend on
+    where the window ends, or its end would change the last bits of the bars before it.
+    """
+    if decide == t + 1:
         total = 0.0
         for h in range(held):
             value[h] = mix[h] * growth[t_next, pool[h]]
@@ -319,7 +323,7 @@ def walk(
         # 1 and 2: accrue up to the next rebalance bar, and value.
         t_next = min(decide, t_last)
         if t_next > t:
-            grow(index, growth, pool, mix, held, cash, value, t, t_next, unit)
+            grow(index, growth, pool, mix, held, cash, value, t, t_next, decide, unit)
             grown = unit[t_next]
             if not (grown > 0.0 and np.isfinite(grown)):
                 return NOT_FINITE
@@ -465,7 +469,10 @@ def run_group(
     policies, first, last, t_origin, t_first, t_last, capital, days, risk_free,
     state_pool, state_usd, state_cash, equity, counts, sums, measures, status, trace, traced,
 ):  # fmt: skip
-    """Walk trials first .. last - 1 together, or one by one where they part; then measure each."""
+    """Walk trials first .. last - 1 together, or one by one where they part; then measure each.
+
+    Without rows in `measures` nothing is measured, without rows in `equity` no path is kept.
+    """
     bars = t_last - t_first + 1
     paths = equity[first:last] if equity.shape[0] > 0 else np.empty((last - first, bars), np.float64)
     begin = first
@@ -487,7 +494,7 @@ def run_group(
             status[trial] = outcome
             if outcome != OK:
                 paths[trial - first, :] = np.nan
-            elif t_first == t_origin:
+            elif measures.shape[0] > 0:
                 measure_path(paths[trial - first], capital, days, risk_free, measures[trial])
         begin = end
         end = begin + 1
