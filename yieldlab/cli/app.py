@@ -1,7 +1,9 @@
-"""The whole tree of commands: importing this module registers every one."""
+"""The whole tree of commands: importing this module registers every one, in the order in which help lists them."""
 
 from __future__ import annotations
 
-# isort: off  # help lists the commands in this order
+# isort: off
 from yieldlab.cli import project as project
+from yieldlab.cli import data as data
+from yieldlab.cli import strategies as strategies
 from yieldlab.cli.groups import app as app

@@ -32,7 +32,7 @@ def init(
     session: Session,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to set up; made if it is not there.")],
 ) -> Outcome:
-    """Set up a folder to work in: strategies to start from, settings, a note."""
+    """Set up a folder: strategies, settings, a note."""
     from yieldlab.strategy import bundled_folder
 
     texts = {Path("strategies") / path.name: path.read_text() for path in sorted(bundled_folder().glob("*.py"))}
@@ -75,7 +75,7 @@ def _settings_file() -> str:
 
 @command(app, "doctor", settings=("data", "strategies"))
 def doctor(session: Session) -> Outcome:
-    """Report versions, threads, folders, and what is missing with the way to get it."""
+    """Report what is here, what is missing, how to get it."""
     from yieldlab.cli.health import examine
 
     findings = examine(session.settings)

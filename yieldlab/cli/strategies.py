@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keyword
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -45,7 +44,7 @@ def list_strategies(session: Session) -> Outcome:
     from yieldlab.strategy import discover
 
     found = discover(folders(session.settings))
-    broken = [one for one in found if one.state != "OK"]
+    failed = [one for one in found if one.state == "LOAD FAILED"]
 
     def view() -> Iterator[RenderableType]:
         from yieldlab.report.strategies import found_table
@@ -55,8 +54,7 @@ def list_strategies(session: Session) -> Outcome:
     return Outcome(
         {"strategies": [_described(one) for one in found]},
         view,
-        warnings=[f"{one.path}: {one.state}: {one.detail}" for one in broken],
-        exit_code=4 if broken else 0,
+        exit_code=4 if failed else 0,
     )
 
 
@@ -86,13 +84,11 @@ def new(
     """Begin a strategy file from a template that runs as it is."""
     from yieldlab.strategy import template
 
-    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
-        raise UsageError(f"a strategy's name is letters, digits and underscores, such as my_idea, not {name!r}")
+    text = template(name)
     folder = session.settings.strategies[0] if session.settings.strategies else DEFAULT_FOLDER
     path = folder / f"{name}.py"
     if path.exists():
         raise UsageError(f"{path} is there already; nothing is overwritten, choose another name")
-    text = template(name)
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 

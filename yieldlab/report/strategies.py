@@ -21,15 +21,17 @@ def found_table(found: Sequence[Found]) -> RenderableType:
         if one.strategy is None:
             rows.append([one.name, one.state, "-", one.detail])
         else:
-            about = axes({**one.strategy.signal_grid.axes, **one.strategy.policy_grid.axes})
-            rows.append([one.name, one.state, str(one.strategy.warmup), about if one.state == "OK" else one.detail])
+            grids = {**one.strategy.signal_grid.axes, **one.strategy.policy_grid.axes}
+            rows.append([one.name, one.state, str(one.strategy.warmup), axes(grids)])
     return words(["strategy", "state", "warm-up", "parameters"], rows)
 
 
 def strategy_page(strategy: Strategy) -> Iterator[RenderableType]:
     """What it does, what it needs, its grids and its source."""
-    yield f"{strategy.name}: {strategy.doc}"
-    yield f"needs {', '.join(strategy.needs)}; warm-up {strategy.warmup}; {strategy.path}"
+    yield f"{strategy.name} ({strategy.path})"
+    yield strategy.doc
+    needs = ", ".join(strategy.needs) or "no field of the panel"
+    yield f"Needs {needs}; warm-up {strategy.warmup}."
     yield words(
         ["parameter", "kind", "values (the first is the default)"],
         [
