@@ -204,7 +204,7 @@ class Store:
 
     def cutoff(self) -> datetime:
         """The latest `ingested_at`: a read with `ingested_by` set to it gives the same rows for ever."""
-        latest = [
+        latest: list[datetime | None] = [
             table.collect(table.scan().select(pl.col("ingested_at").max()))["ingested_at"].item()
             for table in (self._assets, self._metrics)
             if table.exists

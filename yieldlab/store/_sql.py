@@ -77,7 +77,7 @@ def _source(connection: duckdb.DuckDBPyConnection, view: str, paths: Sequence[Pa
 
 
 def _check(connection: duckdb.DuckDBPyConnection, query: str) -> None:
-    """Let one statement pass that only reads. The allowed files could be overwritten by COPY, so this is no formality."""
+    """Let one statement pass that only reads: a COPY could overwrite the very files that a query may read."""
     import duckdb
 
     statements = connection.extract_statements(query)
@@ -86,8 +86,8 @@ def _check(connection: duckdb.DuckDBPyConnection, query: str) -> None:
     if statements[0].type != duckdb.StatementType.SELECT:
         word = query.split(maxsplit=1)[0].upper()
         raise UsageError(f"only a SELECT is answered here, not {word}: the tables are read-only")
-    # A SELECT may hide a COPY, INSERT or DELETE in its WITH clause, but only at the top level: as a subquery it does not
-    # bind. EXPLAIN binds and runs nothing.
+    # A SELECT may hide a COPY, INSERT or DELETE in its WITH clause, but only at the top level: as a subquery it does
+    # not bind. EXPLAIN binds and runs nothing.
     connection.execute(f"EXPLAIN SELECT * FROM (\n{statements[0].query.rstrip().rstrip(';')}\n)").fetchall()
 
 

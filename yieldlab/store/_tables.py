@@ -1,4 +1,4 @@
-"""How does one Delta table take rows, give its files and stay whole? The only module that knows deltalake and the lock."""
+"""How does one Delta table take rows, give its files and stay whole? The one home of deltalake and of the lock."""
 
 from __future__ import annotations
 
@@ -136,18 +136,19 @@ class Table:
     def _drop_leftovers(self, before: set[Path]) -> None:
         """Take away what a failed write left behind: on a full disk its bytes are the ones that are missing."""
         try:
-            kept = set(self._files()) if self.exists else set()
+            kept = set(self.files()) if self.exists else set()
             for path in set(self.folder.glob("*.parquet")) - before - kept:
                 path.unlink(missing_ok=True)
-        except Exception:  # the first error is the one to tell; a leftover is in nobody's way
+        except (DataError, OSError):  # the first error is the one to tell; a leftover is in nobody's way
             return
 
     def _checkpoint_now_and_then(self) -> None:
         try:
-            table = self._open()
-            if table.version() and table.version() % CHECKPOINT_EVERY == 0:
-                table.create_checkpoint()
-        except Exception:  # the rows are committed; a checkpoint only makes opening faster and is tried again later
+            with self._writing():
+                table = self._open()
+                if table.version() and table.version() % CHECKPOINT_EVERY == 0:
+                    table.create_checkpoint()
+        except DataError:  # the rows are committed; a checkpoint only makes opening faster and is tried again later
             return
 
     @contextmanager
@@ -170,7 +171,7 @@ def write_lock(folder: Path) -> Iterator[None]:
 
     if unusable := sorted(set(str(folder.absolute())) & set(UNUSABLE)):
         raise UsageError(
-            f"the data folder {str(folder)!r} has {unusable[0]!r} in its path, which Delta tables cannot; choose another name"
+            f"the path of the data folder {str(folder)!r} has a {unusable[0]!r}, which no Delta table can; rename it"
         )
     with _one_sentence(f"cannot write to the data folder {folder}", "nothing was added"):
         folder.mkdir(parents=True, exist_ok=True)
