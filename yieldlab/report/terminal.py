@@ -39,7 +39,14 @@ def show(parts: Iterable[RenderableType]) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", left: int = 1) -> Table:
     """A table whose first `left` columns are words and whose others are numbers."""
-    drawn = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    drawn = Table(
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+    )
     for index, name in enumerate(columns):
         drawn.add_column(name, justify="left" if index < left else "right", no_wrap=index >= left, overflow="fold")
     for row in rows:

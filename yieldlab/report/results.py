@@ -1,0 +1,108 @@
+"""How backtests and sweeps look: measures with units, the data under them, and what they must not be read as."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+
+from yieldlab.report.data import synthetic_note
+from yieldlab.report.strategies import value_text
+from yieldlab.report.terminal import count, number, percent, table, usd
+
+if TYPE_CHECKING:
+    from yieldlab.panel import Health
+    from yieldlab.space import Value
+
+#: Measure -> (heading, how it is written). Sharpe never stands without autocorrelation beside it.
+_COLUMNS = {
+    "total_return": ("return", percent),
+    "annualized_return": ("a year", percent),
+    "volatility": ("volatility", percent),
+    "sharpe": ("Sharpe", number),
+    "autocorrelation": ("autocorr.", number),
+    "max_drawdown": ("drawdown", percent),
+    "turnover": ("turnover", number),
+    "cost_paid": ("cost USD", usd),
+    "final_value": ("final USD", usd),
+}
+_COMPARED = tuple(_COLUMNS)
+_RANKED = ("annualized_return", "sharpe", "autocorrelation", "max_drawdown", "turnover", "cost_paid", "final_value")
+_MORE = {
+    "sortino": ("Sortino", number),
+    "calmar": ("Calmar", number),
+    "skewness": ("skewness", number),
+    "kurtosis": ("kurtosis", number),
+    "rebalances": ("rebalances", lambda value: number(value, 0)),
+    "trades": ("trades", lambda value: number(value, 0)),
+    "skipped": ("skipped", lambda value: number(value, 0)),
+    "unaffordable": ("unafford.", lambda value: number(value, 0)),
+    "stale_share": ("stale", percent),
+}
+
+Row = Mapping[str, object]
+
+
+def comparison_table(labels: Sequence[str], measures: Sequence[Mapping[str, float | None]]) -> RenderableType:
+    """Trials side by side, one line each."""
+    rows = [[label, *_cells(row, _COMPARED)] for label, row in zip(labels, measures, strict=True)]
+    return table(["strategy", *_headings(_COMPARED)], rows)
+
+
+def leaderboard(
+    params: Sequence[Mapping[str, Value]], measures: Sequence[Mapping[str, float | None]], by: str
+) -> RenderableType:
+    """Ranked trials: the measure they are ranked by, and the parameters in which they differ."""
+    names = [name for name in (params[0] if params else ()) if len({row[name] for row in params}) > 1]
+    shown = _RANKED if by in _RANKED else (by, *_RANKED)
+    rows = [
+        [str(rank), *(value_text(row[name]) for name in names), *_cells(measured, shown)]
+        for rank, (row, measured) in enumerate(zip(params, measures, strict=True), start=1)
+    ]
+    return table(["#", *names, *_headings(shown)], rows, left=1)
+
+
+def shared_line(params: Sequence[Mapping[str, Value]]) -> str:
+    """The parameters in which the trials shown do not differ."""
+    same = {name: value for name, value in (params[0] if params else {}).items() if len({p[name] for p in params}) == 1}
+    return " ".join(f"{name}={value_text(value)}" for name, value in same.items())
+
+
+def data_line(health: Health, synthetic: int) -> str:
+    """What lies under a result: span, pools, how much was observed, and what the figures leave out."""
+    parts = [
+        f"Data: {health.first} to {health.last}, {count(health.pools, 'pool')}",
+        f"{percent(health.observed_share, 1)} observed, {percent(health.carried_share, 1)} carried forward, "
+        f"{percent(health.missing_share, 1)} missing",
+        f"{count(health.assumed_rows, 'row')} with an assumed time of knowledge",
+        f"carry only, no price moves ({health.pools_not_usd:,} of {count(health.pools, 'pool')} not in USD)",
+    ]
+    if synthetic:
+        parts.append(synthetic_note(synthetic, health.pools))
+    return "; ".join(parts)
+
+
+def luck_line(trials: int, autocorrelation: float | None) -> str:
+    """What the best of many trials is worth, and what a smooth curve does to a Sharpe ratio."""
+    line = f"The first is the best of {count(trials, 'trial')}: chosen, so partly lucky. Look at it on other days."
+    if autocorrelation is not None and abs(autocorrelation) > SMOOTH:
+        line += (
+            f" Its returns have an autocorrelation of {number(autocorrelation)}: the curve is smooth, and its Sharpe "
+            "ratio says that, not that the risk is small."
+        )
+    return line
+
+
+#: Above this lag-1 autocorrelation of daily returns, a Sharpe ratio scaled by the root of time means little.
+SMOOTH = 0.3
+
+
+def _headings(names: Iterable[str]) -> list[str]:
+    known = _COLUMNS | _MORE
+    return [known[name][0] for name in names]
+
+
+def _cells(row: Mapping[str, float | None], names: Iterable[str]) -> list[str]:
+    known = _COLUMNS | _MORE
+    return [known[name][1](row[name]) for name in names]
