@@ -57,7 +57,7 @@ class Strategy:
     warmup: int | str
     signal_grid: Grid
     policy_grid: Grid
-    source: str
+    source: str = field(repr=False)
     source_hash: str
     _function: Callable[..., object] = field(repr=False, compare=False)
 
@@ -246,7 +246,7 @@ WARMUP = "lookback"
 # The parameters of signal(). The first value of an axis is its default; a sweep tries all combinations.
 SIGNAL = Grid(lookback=[7, 30], horizon=[7, 14])
 
-# How the signal is traded: `yieldlab strategies show NAME` lists every policy parameter.
+# How the signal is traded: any policy parameter, held to its range when the file is loaded.
 POLICY = Grid(top_n=[3, 5], every=[7, 30])
 
 
