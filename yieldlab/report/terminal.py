@@ -109,17 +109,17 @@ class Progress:
 
 def percent(fraction: float | None, digits: int = 2) -> str:
     """0.0512 -> '5.12 %'; what is undefined is a dash."""
-    return "-" if fraction is None else f"{to_percent(fraction):,.{digits}f} %"
+    return "-" if fraction is None else f"{to_percent(fraction):z,.{digits}f} %"
 
 
 def usd(amount: float | None, digits: int = 2) -> str:
     """10123.456 -> '10,123.46'."""
-    return "-" if amount is None else f"{amount:,.{digits}f}"
+    return "-" if amount is None else f"{amount:z,.{digits}f}"
 
 
 def number(value: float | None, digits: int = 2) -> str:
     """A plain number with thousands separators."""
-    return "-" if value is None else f"{value:,.{digits}f}"
+    return "-" if value is None else f"{value:z,.{digits}f}"
 
 
 def size(count: float) -> str:
