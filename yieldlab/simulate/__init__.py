@@ -62,6 +62,13 @@ class Ledger:
         return _days(self.times)
 
     @property
+    def kept_equity(self) -> Floats:
+        """(R, W) the equity. Raises UsageError when the run was told not to keep it."""
+        if self.equity is None:
+            raise UsageError("the equity of these trials was not kept: run them with keep_equity=True")
+        return self.equity
+
+    @property
     def reasons(self) -> list[str | None]:
         """Per trial, why it failed; None when it ran."""
         return [None if code == 0 else _STATUS[int(code)] for code in self.status]
@@ -163,8 +170,9 @@ def run(
 ) -> Ledger:
     """Simulate R policies (records of `policy.POLICY`) on one signal over rows t_start .. t_end, both included.
 
-    `capital` is USD, `risk_free` a simple annual rate. `trace` keeps every trade. The same numbers come out whatever the
-    number of threads and the order or number of policies. Raises UsageError for a window or capital that makes no sense.
+    `capital` is USD, `risk_free` a simple annual rate. `trace` keeps every trade. The same numbers come out whatever
+    the number of threads and the order or number of policies. Raises UsageError for a window or capital that makes no
+    sense.
     """
     from yieldlab._jit import thread_limit, use_threads
     from yieldlab.simulate import _kernels as k

@@ -98,7 +98,7 @@ def choose(policy, signal, apy, tvl, order, ranked, pool, held, slot, chosen, bo
                 if count == top_n:
                     break
         return count
-    # The held pools by raised score, ties by pool: `rivals` of them at the front of `bonus` and behind `top_n` in chosen.
+    # The held pools by raised score, ties by pool: `rivals` of them at the front of `bonus` and the end of `chosen`.
     rivals = 0
     base = chosen.size - held
     for h in range(held):
