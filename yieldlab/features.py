@@ -95,7 +95,9 @@ def rolling_quantile(values: ArrayLike, window: int, quantile: float) -> Floats:
     share = _number("quantile", quantile)
     if not 0.0 <= share <= 1.0:
         raise UsageError(f"quantile must lie in [0, 1], not {quantile}")
-    rows = min(rows, max(array.shape[0], 1))
+    if not array.size:
+        return array.copy()
+    rows = min(rows, array.shape[0])
     padded = np.concatenate([np.full((rows - 1, array.shape[1]), np.nan), array])
     windows = sliding_window_view(padded, rows, axis=0)
     result = np.full(array.shape, np.nan)
