@@ -6,7 +6,7 @@ new row with a later `observed_at`. Every write holds one lock around read, comp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -20,6 +20,9 @@ from yieldlab.store._revisions import CLOCKS, KEY, changes, described, latest_as
 from yieldlab.store._tables import Table, TableState, write_lock
 
 __all__ = ["Appended", "Compacted", "Store", "TableState"]
+
+#: Rows that an append compares at a time.
+BATCH_ROWS = 1_000_000
 
 _TICK = timedelta(microseconds=1)
 
@@ -91,15 +94,18 @@ class Store:
                 now=now,
                 ingested_at=ingested_at,
             )
-            change = changes(self._known(metrics), metrics, now=now, ingested_at=ingested_at + _TICK)
+            parts = [
+                changes(self._known(part), part, now=now, ingested_at=ingested_at + _TICK) for part in _batches(metrics)
+            ]
+            rows = pl.concat([part.rows for part in parts])
             if told.height:
                 self._assets.append(told)
-            if change.rows.height:
-                self._metrics.append(change.rows)
+            if rows.height:
+                self._metrics.append(rows)
             return Appended(
-                new=change.new,
-                revised=change.revised,
-                unchanged=change.unchanged,
+                new=sum(part.new for part in parts),
+                revised=sum(part.revised for part in parts),
+                unchanged=sum(part.unchanged for part in parts),
                 pools_new=told.filter(~pl.col("pool_id").is_in(known_pools.implode())).height,
                 version=self._metrics.state().version,
             )
@@ -248,9 +254,20 @@ class Store:
         """The stored rows that could be revised by these."""
         if not self._metrics.exists or metrics.is_empty():
             return pl.DataFrame(schema=schema.YIELD_METRICS)
-        pools = metrics["pool_id"].unique().implode()
-        span = pl.col("valid_at").is_between(metrics["valid_at"].min(), metrics["valid_at"].max())
-        return self._metrics.collect(self._metrics.scan().filter(span, pl.col("pool_id").is_in(pools)))
+        spans = [pl.col(name).is_between(pl.lit(metrics[name].min()), pl.lit(metrics[name].max())) for name in KEY]
+        pools = pl.col("pool_id").is_in(metrics["pool_id"].unique().implode())
+        return self._metrics.collect(self._metrics.scan().filter(*spans, pools))
+
+
+def _batches(metrics: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """The rows in parts of whole pools, so that comparing takes memory for a part and not for all."""
+    if metrics.height <= BATCH_ROWS:
+        yield metrics
+        return
+    sizes = metrics["pool_id"].value_counts(sort=False).sort("pool_id")
+    part = sizes["count"].cum_sum() // BATCH_ROWS
+    for _, pools in sizes.with_columns(part.alias("part")).group_by("part", maintain_order=True):
+        yield metrics.filter(pl.col("pool_id").is_in(pools["pool_id"].implode()))
 
 
 def _check_incoming(metrics: pl.DataFrame) -> None:
