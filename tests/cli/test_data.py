@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+REAL_DATA = os.environ.get("YIELDLAB_REAL_DATA")  # read before the fixtures clear the environment
 
 
 def test_the_sample_is_labelled_and_adds_nothing_twice(yieldlab, empty: Path) -> None:
@@ -91,3 +94,88 @@ def test_compact_keeps_every_row(yieldlab, lab: Path) -> None:
     told = yieldlab("data", "compact", "--json")
     assert told.code == 0
     assert told.document["data"]["after"]["yield_metrics"]["rows"] == 13_396
+
+
+GOOD = "pool_id,time,apy_percent,tvl_usd,mystery\na,2025-01-01,5,100,x\na,2025-01-02,6,100,x\n"
+
+
+def test_an_import_counts_what_it_took(yieldlab, empty: Path) -> None:
+    Path("good.csv").write_text(GOOD)
+    told = yieldlab("data", "import", "good.csv")
+    assert told.code == 0
+    assert "2 rows read, 2 new" in told.out
+    assert "Columns not read: mystery" in told.out
+    [again] = yieldlab("data", "import", "good.csv", "--json").document["data"]["files"]
+    assert (again["new"], again["unchanged"]) == (0, 2)
+
+
+def test_refused_rows_make_the_import_partial_and_are_kept_with_their_reasons(yieldlab, empty: Path) -> None:
+    Path("mixed.csv").write_text(
+        GOOD + "a,never,5,1,x\na,2025-01-03,-100,1,x\n,2025-01-03,5,1,x\na,2025-01-04,5,-1,x\n"
+    )
+    told = yieldlab("data", "import", "mixed.csv")
+    assert told.code == 4
+    assert "4 refused" in told.out
+    document = yieldlab("data", "import", "mixed.csv", "--json").document
+    assert document["status"] == "partial"
+    assert sum(document["data"]["files"][0]["refused"].values()) == 4
+    assert Path(document["data"]["files"][0]["rejects_path"]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("broken.csv", '"pool_id,time\n"a'),
+        ("foreign.csv", "a,b\n1,2\n"),
+        ("unusable.csv", "pool_id,time,apy_percent\na,never,5\n"),
+        ("empty.csv", ""),
+        ("broken.parquet", "PAR1 and then nothing"),
+    ],
+)
+def test_a_file_that_cannot_be_used_leaves_no_table(yieldlab, empty: Path, name: str, text: str) -> None:
+    Path(name).write_text(text)
+    told = yieldlab("data", "import", name)
+    assert (told.code, told.out) == (3, "")
+    assert told.err.count("\n") == 1
+    assert not Path("data/tables").exists()
+
+
+def test_a_missing_file_stops_an_import_before_it_begins(yieldlab, empty: Path) -> None:
+    Path("good.csv").write_text(GOOD)
+    told = yieldlab("data", "import", "good.csv", "absent.csv")
+    assert told.code == 3
+    assert "there is no file absent.csv; nothing was imported" in told.err
+    assert not Path("data").exists()
+
+
+def test_one_bad_file_of_several_makes_the_import_partial(yieldlab, empty: Path) -> None:
+    Path("good.csv").write_text(GOOD)
+    Path("bad.csv").write_text("a,b\n1,2\n")
+    told = yieldlab("data", "import", "good.csv", "bad.csv")
+    assert told.code == 4
+    assert "2 new" in told.out
+    assert "warning: bad.csv" in told.err
+
+
+def test_made_up_and_real_observations_do_not_mix(yieldlab, empty: Path) -> None:
+    Path("good.csv").write_text(GOOD)
+    assert yieldlab("data", "import", "good.csv").code == 0
+    told = yieldlab("data", "sample")
+    assert told.code == 2
+    assert "already holds real observations" in told.err
+    assert yieldlab("data", "sample", "--data", "other").code == 0
+    told = yieldlab("data", "import", "good.csv", "--data", "other")
+    assert told.code == 0
+    assert "also holds synthetic pools" in told.err
+    assert "SYNTHETIC: 12 of 13 pools" in yieldlab("data", "list", "--data", "other").out
+
+
+def test_a_real_file_goes_in_whole(yieldlab, empty: Path) -> None:
+    folder = REAL_DATA
+    if not folder or not (Path(folder) / "yields.parquet").is_file():
+        pytest.skip("set YIELDLAB_REAL_DATA to a folder with yields.parquet")
+    told = yieldlab("data", "import", str(Path(folder) / "yields.parquet"), "--json")
+    [imported] = told.document["data"]["files"]
+    assert imported["rows_read"] == imported["new"] + sum(imported["refused"].values()) + imported["duplicates"]
+    assert told.code in (0, 4)
+    assert yieldlab("data", "list").code == 0

@@ -40,13 +40,13 @@ def import_files(
     for path in files:
         try:
             done.append(import_file(store, path, rejects_folder=store.folder / "rejects"))
-        except DataError as error:
+        except (DataError, UsageError) as error:
             if len(files) == 1:
                 raise
             failed[str(path)] = str(error)
     if not done:
         raise DataError("; ".join(failed.values()))
-    refused = sum(sum(imported.refused.values()) for imported in done)
+    refused = sum(imported.refused_rows for imported in done)
     data = {"files": [asdict(imported) for imported in done], "failed": failed}
     warnings = [f"{path}: {reason}" for path, reason in failed.items()]
     if synthetic_pools(store) and any(imported.new for imported in done):
@@ -159,6 +159,7 @@ def sql(
 
 def synthetic_pools(store: Store) -> list[str]:
     """The pools with rows that the sample made."""
-    sources = store.metrics(columns=("pool_id", "source")).unique()
-    made_up = sources.filter(sources["source"].str.starts_with("synthetic").fill_null(value=False))
-    return made_up["pool_id"].unique().sort().to_list()
+    from yieldlab.sample import SOURCE
+
+    pools = store.metrics(columns=("pool_id", "source")).unique()
+    return pools.filter(pools["source"] == SOURCE)["pool_id"].sort().to_list()

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 def imported_lines(imported: Imported) -> Iterator[RenderableType]:
     """What one file gave."""
-    refused = sum(imported.refused.values())
+    refused = imported.refused_rows
     yield (
         f"{imported.path}: {imported.rows_read:,} rows read, {imported.new:,} new, {imported.revised:,} revised, "
         f"{imported.unchanged:,} already known, {imported.duplicates:,} repeated, {refused:,} refused; "
-        f"{imported.pools:,} pools"
+        f"{count(imported.pools, 'pool')}"
     )
+    if imported.ignored:
+        yield f"Columns not read: {', '.join(imported.ignored)}"
     if refused:
         yield words(["refused because", "rows"], [[reason, f"{n:,}"] for reason, n in imported.refused.items()])
         yield f"The refused rows, each with its reason, are in {imported.rejects_path}"
