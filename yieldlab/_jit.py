@@ -38,11 +38,11 @@ def inlined_kernel(function: Callable[P, R]) -> Callable[P, R]:
 
 def use_threads(count: int) -> int:
     """Run parallel kernels on `count` threads (bounded by what was started); returns the number in force."""
-    threads = max(1, min(count, int(numba.config.NUMBA_NUM_THREADS)))
+    threads = max(1, min(count, thread_limit()))
     numba.set_num_threads(threads)
     return threads
 
 
 def thread_limit() -> int:
     """The most threads that `use_threads` can give."""
-    return int(numba.config.NUMBA_NUM_THREADS)
+    return int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]  # set when numba starts

@@ -59,7 +59,7 @@ class Grid:
         if not 0 <= index < len(self):
             raise IndexError(index)
         picked: dict[str, Value] = {}
-        for name, values in reversed(self.axes.items()):
+        for name, values in reversed(list(self.axes.items())):
             index, position = divmod(index, len(values))
             picked[name] = values[position]
         return {name: picked[name] for name in self.axes}
@@ -69,7 +69,7 @@ class Grid:
         index = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
         columns: dict[str, pl.Series] = {}
         stride = 1
-        for name, values in reversed(self.axes.items()):
+        for name, values in reversed(list(self.axes.items())):
             positions = (index // stride) % len(values)
             columns[name] = column(name, values).gather(pl.Series(positions))
             stride *= len(values)

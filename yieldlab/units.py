@@ -24,7 +24,8 @@ def growth_factor(apy: Number, days: Number | float) -> Number:
     >>> round(growth_factor(0.05, 1.0) - 1.0, 16)
     0.0001336806171135
     """
-    return (1.0 + apy) ** (days / DAYS_PER_YEAR)
+    growth: Number = (1.0 + apy) ** (days / DAYS_PER_YEAR)
+    return growth
 
 
 def apr_to_apy(apr: Number, periods: float = DAYS_PER_YEAR) -> Number:
@@ -33,7 +34,8 @@ def apr_to_apy(apr: Number, periods: float = DAYS_PER_YEAR) -> Number:
     >>> round(apr_to_apy(0.10) * 100, 8)
     10.51557816
     """
-    return (1.0 + apr / periods) ** periods - 1.0
+    apy: Number = (1.0 + apr / periods) ** periods - 1.0
+    return apy
 
 
 def apy_to_apr(apy: Number, periods: float = DAYS_PER_YEAR) -> Number:
@@ -42,7 +44,8 @@ def apy_to_apr(apy: Number, periods: float = DAYS_PER_YEAR) -> Number:
     >>> round(apy_to_apr(0.10) * 100, 8)
     9.53226248
     """
-    return periods * ((1.0 + apy) ** (1.0 / periods) - 1.0)
+    apr: Number = periods * ((1.0 + apy) ** (1.0 / periods) - 1.0)
+    return apr
 
 
 def from_percent(percent: Number) -> Number:
