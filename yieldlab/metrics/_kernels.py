@@ -33,6 +33,39 @@ PATH_MEASURES = 11
 
 
 @kernel
+def total_of(values):
+    """The sum of `values` (W,), in four strands that run side by side."""
+    a = b = c = d = 0.0
+    whole = values.size - values.size % 4
+    for t in range(0, whole, 4):
+        a += values[t]
+        b += values[t + 1]
+        c += values[t + 2]
+        d += values[t + 3]
+    for t in range(whole, values.size):
+        a += values[t]
+    return (a + b) + (c + d)
+
+
+@kernel
+def moments_of(returns, mean, hurdle):
+    """Sums over bars of the deviation's powers 2, 3 and 4, of its product with the bar's before, of squared losses."""
+    second = third = fourth = lagged = losses = 0.0
+    previous = 0.0
+    for t in range(returns.size):
+        deviation = returns[t] - mean
+        square = deviation * deviation
+        second += square
+        third += square * deviation
+        fourth += square * square
+        lagged += deviation * previous
+        previous = deviation
+        loss = min(returns[t] - hurdle, 0.0)
+        losses += loss * loss
+    return second, third, fourth, lagged, losses
+
+
+@kernel
 def measure_path(equity: Floats, capital: float, days: float, risk_free: float, out: Floats) -> None:
     """Fill `out` with the measures of `equity` over `days`, against an annual `risk_free` rate."""
     count = equity.size
@@ -46,18 +79,18 @@ def measure_path(equity: Floats, capital: float, days: float, risk_free: float, 
         if np.isfinite(annualized):  # a day's windfall, compounded for a year, can pass what a float holds
             out[ANNUALIZED_RETURN] = annualized
 
+    returns = np.empty(count, np.float64)
+    returns[0] = equity[0] / capital - 1.0
+    for t in range(1, count):
+        returns[t] = equity[t] / equity[t - 1] - 1.0
+
     peak = capital
     trough = 0.0
-    total = 0.0
-    before = capital
     for t in range(count):
-        now = equity[t]
-        total += now / before - 1.0
-        before = now
-        if now > peak:
-            peak = now
-        elif now - peak < trough * peak:
-            trough = now / peak - 1.0
+        if equity[t] > peak:
+            peak = equity[t]
+        elif equity[t] - peak < trough * peak:
+            trough = equity[t] / peak - 1.0
     drawdown = trough if trough < -TINY else 0.0
     out[MAX_DRAWDOWN] = drawdown
     if drawdown < 0.0:
@@ -65,24 +98,10 @@ def measure_path(equity: Floats, capital: float, days: float, risk_free: float, 
     if count < 2:
         return
 
-    mean = total / count
+    mean = total_of(returns) / count
     periods = DAYS_PER_YEAR * (count - 1) / days
     hurdle = risk_free / periods
-    second = third = fourth = lagged = losses = 0.0
-    before = capital
-    previous = 0.0
-    for t in range(count):
-        r = equity[t] / before - 1.0
-        before = equity[t]
-        deviation = r - mean
-        square = deviation * deviation
-        second += square
-        third += square * deviation
-        fourth += square * square
-        lagged += deviation * previous
-        previous = deviation
-        loss = min(r - hurdle, 0.0)
-        losses += loss * loss
+    second, third, fourth, lagged, losses = moments_of(returns, mean, hurdle)
     deviation = np.sqrt(second / (count - 1))
     if deviation <= TINY:
         deviation = 0.0

@@ -70,29 +70,25 @@ MEASURED = PATH_MEASURES
 
 
 @inlined_kernel
-def is_eligible(policy, apy, tvl, i):
-    """Whether a pool with a view and an APY on the row decided on passes the policy's limits."""
-    if apy[i] < policy["min_apy"]:  # never when the limit is NaN
-        return False
-    if policy["weighting"] == TVL or not np.isnan(policy["min_tvl"]):
-        return not (np.isnan(tvl[i]) or tvl[i] < policy["min_tvl"])
-    return True
+def is_eligible(apy, tvl, i, min_apy, min_tvl, needs_tvl):
+    """Whether a pool with a view and an APY passes the limits; a NaN `min_apy` is no limit, a NaN TVL passes none."""
+    return not apy[i] < min_apy and (not needs_tvl or tvl[i] >= min_tvl)
 
 
 @kernel
-def choose(policy, signal, apy, tvl, order, ranked, pool, held, slot, chosen, bonus):
+def choose(
+    signal, apy, tvl, order, ranked, top_n, favour, min_apy, min_tvl, needs_tvl, pool, held, slot, chosen, bonus
+):
     """Fill `chosen` with the best `top_n` eligible pools, best first; returns how many.
 
     `order[:ranked]` are the pools with a view and an APY, best signal first. A held pool's positive signal counts
-    `1 + persistence` times; `bonus` (K,) is scratch for those scores.
+    `1 + favour` times; `bonus` (K,) is scratch for those scores.
     """
-    top_n = policy["top_n"]
-    favour = policy["persistence"]
     count = 0
     if favour == 0.0 or held == 0:
         for k in range(ranked):
             i = order[k]
-            if is_eligible(policy, apy, tvl, i):
+            if is_eligible(apy, tvl, i, min_apy, min_tvl, needs_tvl):
                 chosen[count] = i
                 count += 1
                 if count == top_n:
@@ -104,7 +100,7 @@ def choose(policy, signal, apy, tvl, order, ranked, pool, held, slot, chosen, bo
     for h in range(held):
         i = pool[h]
         score = signal[i]
-        if not np.isfinite(score) or np.isnan(apy[i]) or not is_eligible(policy, apy, tvl, i):
+        if np.isnan(score) or np.isnan(apy[i]) or not is_eligible(apy, tvl, i, min_apy, min_tvl, needs_tvl):
             continue
         if score > 0.0:
             score *= 1.0 + favour
@@ -120,7 +116,9 @@ def choose(policy, signal, apy, tvl, order, ranked, pool, held, slot, chosen, bo
     rival = 0
     k = 0
     while count < top_n:
-        while k < ranked and (slot[order[k]] >= 0 or not is_eligible(policy, apy, tvl, order[k])):
+        while k < ranked and (
+            slot[order[k]] >= 0 or not is_eligible(apy, tvl, order[k], min_apy, min_tvl, needs_tvl)
+        ):
             k += 1
         if rival < rivals and (
             k == ranked
@@ -139,10 +137,8 @@ def choose(policy, signal, apy, tvl, order, ranked, pool, held, slot, chosen, bo
 
 
 @kernel
-def weigh(policy, signal, tvl, chosen, count, weight):
+def weigh(signal, tvl, chosen, count, weighting, power, cap, weight):
     """Fill `weight[:count]` for the chosen pools; returns their sum, 0 when nothing can be held."""
-    weighting = policy["weighting"]
-    cap = policy["max_weight"]
     if weighting == 0:
         share = min(1.0 / count, cap)
         for k in range(count):
@@ -156,7 +152,6 @@ def weigh(policy, signal, tvl, chosen, count, weight):
     if largest == 0.0:
         return 0.0
     total = 0.0
-    power = policy["power"]
     for k in range(count):
         if weighting != SIGNAL:
             weight[k] /= largest  # keeps the power within range; the proportions are the same
@@ -313,9 +308,15 @@ def walk(
         t = t_first
         for r in range(together):
             equity[r, 0] = worth[r]
-    every = policy["every"]
+    every, lag, top_n = policy["every"], policy["lag"], policy["top_n"]
+    favour, min_apy = policy["persistence"], policy["min_apy"]
+    weighting, power, cap = policy["weighting"], policy["power"], policy["max_weight"]
+    needs_tvl = weighting == TVL or not np.isnan(policy["min_tvl"])
+    min_tvl = -np.inf if np.isnan(policy["min_tvl"]) else policy["min_tvl"]
+    least_turnover = policy["min_turnover"] - TURNOVER_TOLERANCE
+    holds_on = policy["on_empty"] == HOLD
     decide = t_origin
-    soonest = max(t_first, policy["lag"] + policy["warmup"])
+    soonest = max(t_first, lag + policy["warmup"])
     if decide < soonest:
         decide += (soonest - decide + every - 1) // every * every
 
@@ -342,22 +343,26 @@ def walk(
                 worth[r] *= grown
                 if not np.isfinite(worth[r]):
                     return NOT_FINITE
+            shrink = 1.0 / grown
             for h in range(held):
-                mix[h] = value[h] / grown
-            cash /= grown
+                mix[h] = value[h] * shrink
+            cash *= shrink
             t = t_next
         if decide > t_last:
             break
 
         # 3a to 3d: choose and weigh.
-        d = decide - policy["lag"]
+        d = decide - lag
         decide += every
-        count = choose(policy, signal[d], apy[d], tvl[d], order[d], ranked[d], pool, held, slot, chosen, bonus)
+        count = choose(
+            signal[d], apy[d], tvl[d], order[d], ranked[d], top_n, favour, min_apy, min_tvl, needs_tvl,
+            pool, held, slot, chosen, bonus,
+        )  # fmt: skip
         placed = 0.0
         if count > 0:
-            placed = weigh(policy, signal[d], tvl[d], chosen, count, weight)
+            placed = weigh(signal[d], tvl[d], chosen, count, weighting, power, cap, weight)
         if placed == 0.0:
-            if policy["on_empty"] == HOLD:
+            if holds_on:
                 continue
             count = 0
 
@@ -375,25 +380,25 @@ def walk(
             target[place] = weight[k]
         moved = 0.0
         lean = 0.0  # what `moved` loses as V shrinks by its whole
-        nearest = 0.0  # V may shrink to this share of itself before a purchase turns into a sale
+        narrowest = 1.0  # the smallest purchase: if V shrinks by no more, none turns into a sale
         trades = 0
         left = 0
+        faint = 0
         for k in range(playing):
-            if is_traded(target[k], mix[k]):
+            gap = target[k] - mix[k]
+            if abs(gap) > TRADE_TOLERANCE:
                 trades += 1
-                gap = target[k] - mix[k]
                 moved += abs(gap)
-                if gap > 0.0:
-                    lean += target[k]
-                    nearest = max(nearest, mix[k] / target[k])
-                else:
-                    lean -= target[k]
+                lean += target[k] if gap > 0.0 else -target[k]
+                narrowest = min(narrowest, gap if gap > 0.0 else 1.0)
             elif mix[k] > 0.0:
                 left += 1
+            else:
+                faint += 1
         if trades == 0:
             continue
         turnover = 0.5 * moved
-        if turnover < policy["min_turnover"] - TURNOVER_TOLERANCE and counts[0, REBALANCES] > 0:
+        if turnover < least_turnover and counts[0, REBALANCES] > 0:
             for r in range(together):
                 counts[r, SKIPPED] += 1
             continue
@@ -407,7 +412,7 @@ def walk(
             gas = policies[r]["gas_usd"] * trades / worth[r]
             kept = 1.0 - (cost * moved + gas) / (1.0 + cost * lean)
             paid = cost * (moved - lean * (1.0 - kept))
-            if kept < nearest:
+            if 1.0 - kept > narrowest:
                 kept = value_kept(target, mix, playing, cost, gas)
                 paid = 0.0
                 for k in range(playing):
@@ -441,18 +446,20 @@ def walk(
             continue
 
         # The mix after the trades: a pool that was not traded keeps its USD, a larger share of what is left.
-        for h in range(held):
-            slot[pool[h]] = -1
         held = 0
         cash = 1.0
         for k in range(playing):
-            share = target[k] if is_traded(target[k], mix[k]) else mix[k] / kept
+            share = target[k]
+            if left + faint > 0 and not is_traded(target[k], mix[k]):
+                share = mix[k] / kept
             if share > 0.0:
                 pool[held] = pool[k]
                 mix[held] = share
                 slot[pool[held]] = held
                 cash -= share
                 held += 1
+            else:
+                slot[pool[k]] = -1
 
     if width > 0:
         state_usd[0, :] = 0.0
