@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import sys
+from dataclasses import replace
 
 import pytest
 
 from yieldlab.panel import Health
 from yieldlab.report import results, terminal
 from yieldlab.report.strategies import value_text
+from yieldlab.sample import SOURCE
 from yieldlab.space import parse_value
 
 
@@ -82,22 +84,13 @@ def test_the_leaderboard_shows_what_differs_and_what_it_is_ranked_by(capsys: pyt
 
 
 def test_the_data_line_says_what_lies_under_a_result() -> None:
-    health = Health(100, 12, "2025-01-01", "2025-04-10", 1100, 0.9, 0.06, 0.04, 1100, 7)
-    line = results.data_line(health, synthetic=12)
-    for part in (
-        "2025-01-01 to 2025-04-10",
-        "12 pools",
-        "90.0 %",
-        "6.0 %",
-        "4.0 %",
-        "1,100 rows",
-        "carry only",
-        "7 of 12",
-    ):
+    health = Health(100, 12, "2025-01-01", "2025-04-10", 1100, 0.9, 0.06, 0.04, 1100, 7, (SOURCE,))
+    line = results.data_line(health.as_dict())
+    for part in ("2025-01-01 to 2025-04-10", "12 pools", "90.0 %", "6.0 %", "4.0 %", "1,100 rows", "carry", "7 of 12"):
         assert part in line
-    assert line.endswith("SYNTHETIC data")
-    assert "SYNTHETIC: 3 of 12 pools" in results.data_line(health, synthetic=3)
-    assert "SYNTHETIC" not in results.data_line(health, synthetic=0)
+    assert "12 pools, SYNTHETIC;" in line
+    assert "partly SYNTHETIC" in results.data_line(replace(health, sources=("mine.csv", SOURCE)).as_dict())
+    assert "SYNTHETIC" not in results.data_line(replace(health, sources=("mine.csv",)).as_dict())
 
 
 def test_the_best_of_many_is_never_shown_without_a_warning() -> None:

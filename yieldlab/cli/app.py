@@ -6,4 +6,5 @@ from __future__ import annotations
 from yieldlab.cli import project as project
 from yieldlab.cli import data as data
 from yieldlab.cli import strategies as strategies
+from yieldlab.cli import runs as runs
 from yieldlab.cli.groups import app as app

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
-from yieldlab.report.data import synthetic_note
 from yieldlab.report.strategies import value_text
 from yieldlab.report.terminal import count, number, percent, table, usd
 
 if TYPE_CHECKING:
-    from yieldlab.panel import Health
     from yieldlab.space import Value
+
+#: The source of rows that the sample made up.
+SYNTHETIC = "synthetic"
 
 #: Measure -> (heading, how it is written). Sharpe never stands without autocorrelation beside it.
 _COLUMNS = {
@@ -41,8 +42,6 @@ _MORE = {
     "stale_share": ("stale", percent),
 }
 
-Row = Mapping[str, object]
-
 
 def comparison_table(labels: Sequence[str], measures: Sequence[Mapping[str, float | None]]) -> RenderableType:
     """Trials side by side, one line each."""
@@ -69,23 +68,31 @@ def shared_line(params: Sequence[Mapping[str, Value]]) -> str:
     return " ".join(f"{name}={value_text(value)}" for name, value in same.items())
 
 
-def data_line(health: Health, synthetic: int) -> str:
-    """What lies under a result: span, pools, how much was observed, and what the figures leave out."""
-    parts = [
-        f"Data: {health.first} to {health.last}, {count(health.pools, 'pool')}",
-        f"{percent(health.observed_share, 1)} observed, {percent(health.carried_share, 1)} carried forward, "
-        f"{percent(health.missing_share, 1)} missing",
-        f"{count(health.assumed_rows, 'row')} with an assumed time of knowledge",
-        f"carry only, no price moves ({health.pools_not_usd:,} of {count(health.pools, 'pool')} not in USD)",
-    ]
-    if synthetic:
-        parts.append(synthetic_note(synthetic, health.pools))
-    return "; ".join(parts)
+def data_line(health: Mapping[str, Any]) -> str:
+    """What lies under a result (fields of `panel.Health`): span, pools, how much was observed, what is left out."""
+    return "; ".join(
+        [
+            f"Data: {data_words(health)}",
+            f"{percent(health['observed_share'], 1)} observed, {percent(health['carried_share'], 1)} carried forward, "
+            f"{percent(health['missing_share'], 1)} missing",
+            f"{count(health['assumed_rows'], 'row')} with an assumed time of knowledge",
+            f"carry only, no price moves ({health['pools_not_usd']:,} of {count(health['pools'], 'pool')} not in USD)",
+        ]
+    )
+
+
+def data_words(health: Mapping[str, Any]) -> str:
+    """The span and the pools of a panel, and whether it was made up."""
+    words = f"{health['first']} to {health['last']}, {count(health['pools'], 'pool')}"
+    sources = list(health.get("sources", ()))
+    if SYNTHETIC in sources:
+        words += ", SYNTHETIC" if sources == [SYNTHETIC] else ", partly SYNTHETIC"
+    return words
 
 
 def luck_line(trials: int, autocorrelation: float | None) -> str:
     """What the best of many trials is worth, and what a smooth curve does to a Sharpe ratio."""
-    line = f"The first is the best of {count(trials, 'trial')}: chosen, so partly lucky. Look at it on other days."
+    line = f"The first is the best of {count(trials, 'trial')}: chosen, so partly lucky. Look at it on other days too."
     if autocorrelation is not None and abs(autocorrelation) > SMOOTH:
         line += (
             f" Its returns have an autocorrelation of {number(autocorrelation)}: the curve is smooth, and its Sharpe "

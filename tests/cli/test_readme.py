@@ -1,0 +1,65 @@
+"""The README's examples are true: every command in its blocks is run, in order, in one folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from yieldlab.cli import main
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [word for word in words if word]
+
+
+def test_the_readme_opens_with_the_two_commands() -> None:
+    assert commands()[0][:2] == ["make", "demo"]
+    assert commands()[1][:2] == ["make", "test"]
+    makefile = README.with_name("Makefile").read_text()
+    for word, target in (command[:2] for command in commands() if command[0] == "make"):
+        assert word == "make"
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("empty")
+def test_every_command_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    ran = 0
+    for program, *arguments in commands():
+        if program == "cd":
+            os.chdir(arguments[0])
+        elif program == "yieldlab":
+            assert main(arguments) == 0, f"{shlex.join(arguments)}: {capsys.readouterr().err}"
+            ran += 1
+        else:
+            assert program in ("make", "pip"), f"the README's {program} is not run by this test"
+    assert ran >= 15
+    for block in blocks("python"):
+        if "def signal" not in block:
+            exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_strategy_of_the_readme_is_one(tmp_path: Path) -> None:
+    from yieldlab.strategy import load
+
+    [source] = [block for block in blocks("python") if "def signal" in block]
+    (tmp_path / "steady.py").write_text(source)
+    assert len(load(tmp_path / "steady.py").signal_grid) == 9
+
+
+def test_every_page_that_the_readme_links_to_is_there() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README.read_text())
+    assert links
+    assert [link for link in links if not (README.parent / link).exists()] == []
