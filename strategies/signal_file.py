@@ -31,7 +31,7 @@ def signal(panel: Panel, path: str) -> np.ndarray:
     unknown = [pool for pool in rows["pool_id"].unique().sort().to_list() if pool not in column]
     if unknown:
         raise DataError(
-            f"{path} names {len(unknown)} pools that the panel does not have, the first {unknown[0]!r}"
+            f"{path} names pools that the panel does not have, {len(unknown)} in all, the first {unknown[0]!r}"
             f"{did_you_mean(unknown[0], column) if len(column) < 50 else ''}"
         )
     days = panel.times.astype("datetime64[D]").astype(np.int64)
@@ -49,12 +49,13 @@ def read(file: Path) -> pl.DataFrame:
     if not file.is_file():
         raise DataError(f"there is no signal file {file}; give one with --set path=FILE.parquet")
     try:
-        names = list(pl.read_parquet_schema(file))
+        stored = pl.scan_parquet(file, glob=False)
+        names = stored.collect_schema().names()
         missing = [name for name in COLUMNS if name not in names]
         if missing:
             hint = did_you_mean(missing[0], names)
             raise DataError(f"{file} has no column {missing[0]!r}{hint}; a signal file has {', '.join(COLUMNS)}")
-        return pl.read_parquet(file, columns=list(COLUMNS), glob=False)
+        return stored.select(COLUMNS).collect()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
 
@@ -66,6 +67,8 @@ def checked(frame: pl.DataFrame, path: str) -> pl.DataFrame:
         raise DataError(f"{path}: column 'time' must hold dates or instants, not {kind}")
     if not frame.schema["value"].is_numeric():
         raise DataError(f"{path}: column 'value' must hold numbers, not {frame.schema['value']}")
+    if frame.schema["pool_id"] not in (pl.String, pl.Categorical, pl.Enum):
+        raise DataError(f"{path}: column 'pool_id' must hold words, not {frame.schema['pool_id']}")
     if isinstance(kind, pl.Datetime) and kind.time_zone not in (None, str(UTC)):
         frame = frame.with_columns(pl.col("time").dt.convert_time_zone("UTC"))
     rows = frame.select(
@@ -75,10 +78,12 @@ def checked(frame: pl.DataFrame, path: str) -> pl.DataFrame:
     )
     incomplete = rows.filter(pl.col("pool_id").is_null() | pl.col("day").is_null()).height
     if incomplete:
-        raise DataError(f"{path}: {incomplete} rows have no pool_id or no time")
+        raise DataError(f"{path}: rows without a pool_id or a time, {incomplete} in all")
     infinite = rows.filter(pl.col("value").is_infinite())
     if infinite.height:
-        raise DataError(f"{path}: {infinite.height} values are infinite, the first of pool {infinite['pool_id'][0]!r}")
+        raise DataError(
+            f"{path}: infinite values, {infinite.height} in all, the first of pool {infinite['pool_id'][0]!r}"
+        )
     repeated = rows.filter(pl.struct("pool_id", "day").is_duplicated()).sort("pool_id", "day")
     if repeated.height:
         pool, day = repeated["pool_id"][0], np.datetime64(repeated["day"][0], "D")

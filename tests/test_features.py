@@ -163,7 +163,10 @@ def test_numpy_integers_are_whole_numbers() -> None:
         (lambda v: features.rank(v[None]), r"not one of shape \(1, 3, 2\)"),
         (lambda v: features.rank(1.0), r"not one of shape \(\)"),
         (lambda v: features.rank([["a"]]), "array of numbers, not list"),
-        (lambda v: features.rank(np.where(v > 0, np.inf, v)), "6 are infinite, the first in row 0, column 0"),
+        (
+            lambda v: features.rank(np.where(v > 0, np.inf, v)),
+            "6 in all, the first in row 0, column 0",
+        ),
     ],
 )
 def test_an_argument_that_makes_no_sense_gets_a_sentence(call, sentence: str) -> None:

@@ -210,8 +210,8 @@ def _checked(values: ArrayLike) -> Floats:
     if infinite.any():
         t, i = (int(place) for place in np.argwhere(infinite)[0])
         raise UsageError(
-            f"a feature takes finite numbers or NaN, but {np.count_nonzero(infinite)} are infinite, "
-            f"the first in row {t}, column {i}"
+            "a feature takes finite numbers or NaN, not infinite ones: "
+            f"{np.count_nonzero(infinite)} in all, the first in row {t}, column {i}"
         )
     return array
 
