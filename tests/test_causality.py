@@ -175,6 +175,7 @@ def test_a_cheat_on_one_weekday_meets_a_cut_whatever_the_seed(seed: int) -> None
         assert_causal(cheat_on_one_weekday, plain_panel(times=300), seed=seed)
 
 
+@pytest.mark.filterwarnings("ignore:Mean of empty slice")
 @pytest.mark.parametrize("cheat", [cheat for cheat, *_ in CHEATS if cheat is not in_the_last_bit])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_cheat_is_caught_on_a_panel_with_faults_too(cheat, seed: int) -> None:

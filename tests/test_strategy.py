@@ -157,6 +157,11 @@ def test_a_dataclass_with_text_annotations_works_in_a_strategy(tmp_path: Path) -
             NEEDS + "SIGNAL = Grid(accrual=['x'])\ndef signal(panel, accrual):\n    return 1\n",
             "signal parameter 'accrual' has the name of a market parameter; give it another",
         ),
+        (
+            NEEDS + "SIGNAL = Grid(turnover=[1])\ndef signal(panel, turnover):\n    return 1\n",
+            "signal parameter 'turnover' has the name of a result column; give it another",
+        ),
+        (NEEDS + "POLICY = Grid(gas_usd=[10**400])\n" + BODY, "OverflowError: int too large to convert to float"),
         (NEEDS + "SIGNAL = {'n': [1]}\n" + BODY, "SIGNAL must be a Grid, as SIGNAL = Grid(axis=[...]), not dict"),
         (NEEDS + "POLICY = None\n" + BODY, "POLICY must be a Grid, as POLICY = Grid(axis=[...]), not NoneType"),
         (NEEDS + "POLICY = Grid(topn=[3])\n" + BODY, "unknown policy parameter 'topn'; did you mean 'top_n'?"),
@@ -169,7 +174,7 @@ def test_a_dataclass_with_text_annotations_works_in_a_strategy(tmp_path: Path) -
         ),
         (
             NEEDS + "POLICY = Grid(top_n=[])\n" + BODY,
-            "raised axis 'top_n' of the grid is empty; give it at least one value (line 5) while loading",
+            "axis 'top_n' of the grid is empty; give it at least one value (line 5) while loading",
         ),
         (BODY, 'NEEDS must be a tuple of panel fields, as NEEDS = ("apy",), not nothing'),
         ('NEEDS = ("apy")\n' + BODY, "NEEDS must be a tuple of panel fields, as NEEDS = (\"apy\",), not 'apy'"),

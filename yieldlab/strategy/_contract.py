@@ -10,11 +10,15 @@ from typing import TypeGuard
 
 from yieldlab import market, schema
 from yieldlab.errors import UsageError, did_you_mean
+from yieldlab.metrics import MEASURES
 from yieldlab.simulate import policy
 from yieldlab.space import Grid
 
 #: Fields that models write; a name in NEEDS may begin so and hold {parameters}.
 MODEL_FIELDS = ("forecast_", "risk_")
+
+#: Columns of a table of results that are no parameter.
+_RESULTS = frozenset({"trial_id", "strategy", "reason", *MEASURES})
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -47,9 +51,10 @@ def check_parameters(function: Callable[..., object], grid: Grid) -> None:
         if name not in names:
             written = ", ".join(["panel", *names])
             raise UsageError(f"axis {name!r} of SIGNAL is no parameter of signal({written}){near(name, names)}")
-        if name in policy.PARAMETERS or name in market.DEFAULTS:
-            kind = "policy" if name in policy.PARAMETERS else "market"
-            raise UsageError(f"signal parameter {name!r} has the name of a {kind} parameter; give it another")
+        taken = {"policy parameter": policy.PARAMETERS, "market parameter": market.DEFAULTS, "result column": _RESULTS}
+        for kind, others in taken.items():
+            if name in others:
+                raise UsageError(f"signal parameter {name!r} has the name of a {kind}; give it another")
 
 
 def check_policy(grid: Grid) -> None:

@@ -147,6 +147,8 @@ def load(path: str | Path) -> Strategy:
         return _declared(path, source)
     except UsageError as error:
         raise UsageError(f"strategy {path.stem!r}: {error}") from error
+    except Exception as error:  # a declaration no check foresaw, as a number too large for a float
+        raise UsageError(f"strategy {path.stem!r}: {_told(error, path)}") from error
 
 
 def _executed(source: str, path: Path) -> types.ModuleType:
@@ -164,7 +166,8 @@ def _executed(source: str, path: Path) -> types.ModuleType:
     try:
         exec(code, module.__dict__)
     except (Exception, SystemExit) as error:
-        raise UsageError(f"raised {_told(error, path)} while loading") from error
+        verb = "" if isinstance(error, YieldlabError) else "raised "
+        raise UsageError(f"{verb}{_told(error, path)} while loading") from error
     finally:
         del sys.modules[module.__name__]
     return module
