@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Self, TypeVar
 
 import numpy as np
@@ -110,40 +110,40 @@ class Panel:
         after `end`, and a day unfinished at `as_of` (default: now), are dropped. `observed_at` and `ingested_at` may be
         absent: then later rows of the frame count as known later; without `source` the panel has no `sources`.
 
-        Raises DataError when nothing is left and UsageError for an unknown field.
+        Raises DataError when nothing is left or a column is missing, and UsageError for an unknown field.
         """
         columns = [_stored_field(name).column for name in fields]
         clocks = [clock for clock in ("observed_at", "ingested_at") if clock in frame.columns]
+        origin = [name for name in ("source",) if name in frame.columns]
+        as_of = None if as_of is None else utc(as_of)
+        frame = _checked(frame, ("pool_id", "valid_at", *clocks, *dict.fromkeys(columns), *origin))
         if as_of is not None and "observed_at" in clocks:
             frame = frame.filter(pl.col("observed_at") <= as_of)
-        day = pl.col("valid_at").dt.timestamp("us") // MICROSECONDS_PER_DAY
-        knowable = as_of if as_of is not None else datetime.now(UTC)
-        last_day = int(knowable.timestamp() // 86_400) - 1
-        if end is not None:
-            last_day = min(last_day, (end - date(1970, 1, 1)).days)
-        origin = [name for name in ("source",) if name in frame.columns]
-        frame = frame.select("pool_id", "valid_at", *clocks, *columns, *origin).filter(day <= last_day)
+        unfinished = _first_unfinished(end, as_of)
+        if (frame["valid_at"] >= unfinished).any():  # a filter copies, and most often there is nothing to drop
+            frame = frame.filter(pl.col("valid_at") < unfinished)
         if frame.is_empty():
             raise DataError(_nothing_left(end, as_of))
         sources = tuple(frame["source"].drop_nulls().unique().sort()) if origin else ()
-        frame = frame.drop(origin)
         ids = frame["pool_id"].unique().sort()
-        frame = frame.with_columns(pl.col("pool_id").cast(pl.Enum(ids)).to_physical().alias("pool_id"))
-        frame = frame.sort("pool_id", "valid_at", *clocks, maintain_order=True)
-        pool = frame["pool_id"].to_numpy()
-        valid_at = frame["valid_at"].dt.timestamp("us").to_numpy()
+        # From here on pools are numbers: millions of texts are the larger part of the memory.
+        frame = frame.drop(origin).with_columns(pl.col("pool_id").cast(pl.Enum(ids)).to_physical())
+        order = frame.select(pl.arg_sort_by("pool_id", "valid_at", *clocks, maintain_order=True)).to_series()
+        pool = frame["pool_id"].gather(order).to_numpy()
+        valid_at = frame["valid_at"].dt.timestamp("us").gather(order).to_numpy()
         latest = np.ones(pool.size, dtype=bool)
         latest[:-1] = (pool[1:] != pool[:-1]) | (valid_at[1:] != valid_at[:-1])
         assumed = 0
         if "observed_at" in clocks:
-            assumed = int(np.sum(latest & (frame["observed_at"].dt.timestamp("us").to_numpy() == valid_at)))
+            observed_at = frame["observed_at"].dt.timestamp("us").gather(order).to_numpy()
+            assumed = int(np.count_nonzero(latest & (observed_at == valid_at)))
         row = valid_at // MICROSECONDS_PER_DAY
         first = int(row.min())
         row -= first
         shape = (int(row.max()) + 1, ids.len())
         dense: dict[str, Floats] = {}
         for name, column in zip(fields, columns, strict=True):
-            values = frame[column].cast(pl.Float64).to_numpy()
+            values = frame[column].cast(pl.Float64).gather(order).to_numpy()
             seen = latest & ~np.isnan(values)
             array = np.full(shape, np.nan)
             array[row[seen], pool[seen]] = values[seen]  # repeated cells: the last one written stays
@@ -299,6 +299,34 @@ def _described(ids: pl.Series, assets: pl.DataFrame | None) -> pl.DataFrame:
         return pools.with_columns(pl.lit(None, pl.String).alias(name) for name in schema.DESCRIBED)
     known = assets.select("pool_id", *schema.DESCRIBED).unique("pool_id", keep="last", maintain_order=True)
     return pools.join(known, on="pool_id", how="left", maintain_order="left")
+
+
+def utc(instant: datetime) -> datetime:
+    """The instant in UTC; one without a zone is meant in UTC."""
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+
+
+def _checked(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+    """These columns of a long table. Raises DataError when one is missing, or a row has no pool or no instant."""
+    for name in columns:
+        if name not in frame.columns:
+            raise DataError(f"the long table has no column {name!r}; it has: {', '.join(frame.columns)}")
+    for name in ("pool_id", "valid_at"):
+        if missing := frame[name].null_count():
+            raise DataError(f"{missing} rows of the long table have no {name}")
+    if not isinstance(frame["valid_at"].dtype, pl.Datetime):
+        raise DataError(f"the column 'valid_at' of the long table holds {frame['valid_at'].dtype}, not instants")
+    frame = frame.select(pl.col("pool_id").cast(pl.String), *columns[1:])
+    naive = [n for n, dtype in frame.schema.items() if isinstance(dtype, pl.Datetime) and dtype.time_zone is None]
+    return frame.with_columns(pl.col(naive).dt.replace_time_zone("UTC")) if naive else frame
+
+
+def _first_unfinished(end: date | None, as_of: datetime | None) -> datetime:
+    """The first instant that belongs to no finished day at or before `end`."""
+    midnight = (as_of or datetime.now(UTC)).replace(hour=0, minute=0, second=0, microsecond=0)
+    if end is None:
+        return midnight
+    return min(midnight, datetime(end.year, end.month, end.day, tzinfo=UTC) + timedelta(days=1))
 
 
 def _nothing_left(end: date | None, as_of: datetime | None) -> str:

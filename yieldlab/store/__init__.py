@@ -15,7 +15,7 @@ import polars as pl
 
 from yieldlab import schema
 from yieldlab.errors import DataError, did_you_mean
-from yieldlab.panel import DEFAULT_MAX_STALE_DAYS, Panel
+from yieldlab.panel import DEFAULT_MAX_STALE_DAYS, Panel, utc
 from yieldlab.store._revisions import CLOCKS, KEY, changes, described, latest_assets, latest_metrics
 from yieldlab.store._tables import Table, TableState, write_lock
 
@@ -80,7 +80,7 @@ class Store:
         _check_incoming(metrics)
         if metrics.is_empty() and not self.exists:
             raise DataError("there are no rows to store")
-        now = now or datetime.now(UTC)
+        now = datetime.now(UTC) if now is None else utc(now)
         with write_lock(self.folder / "tables"):
             # The descriptions of an append are a tick older than its rows, so that no cutoff cuts between them twice.
             ingested_at = max(now, self.cutoff() + _TICK) if self.exists or self._assets.exists else now
@@ -126,7 +126,7 @@ class Store:
         """The latest description of every pool, sorted by pool."""
         self._require()
         rows = self._all_assets()
-        return latest_assets(rows if ingested_by is None else rows.filter(pl.col("ingested_at") <= ingested_by))
+        return latest_assets(rows if ingested_by is None else rows.filter(pl.col("ingested_at") <= utc(ingested_by)))
 
     def metrics(
         self,
@@ -159,9 +159,9 @@ class Store:
                 )
         query = self._metrics.scan().select(list(dict.fromkeys((*KEY, *CLOCKS, *wanted))))
         if as_of is not None:
-            query = query.filter(pl.col("observed_at") <= as_of)
+            query = query.filter(pl.col("observed_at") <= utc(as_of))
         if ingested_by is not None:
-            query = query.filter(pl.col("ingested_at") <= ingested_by)
+            query = query.filter(pl.col("ingested_at") <= utc(ingested_by))
         return self._metrics.collect(query)
 
     def panel(
@@ -175,10 +175,16 @@ class Store:
     ) -> Panel:
         """The dense daily panel of what could be known at `as_of` (default: now); see `Panel.from_long`."""
         columns = [schema.FIELDS[name].column for name in fields if name in schema.FIELDS]
-        rows = self.history(as_of=as_of, ingested_by=ingested_by, columns=(*KEY, *columns, "source"))
-        # Read after the rows: an append writes descriptions first, so that no row is without its own.
-        assets = self.assets(ingested_by=ingested_by)
-        return Panel.from_long(rows, assets, fields=fields, end=end, as_of=as_of, max_stale_days=max_stale_days)
+        return Panel.from_long(
+            # No name holds these rows, so that they can go as soon as the panel has turned them into numbers. The
+            # descriptions are read after them: an append writes those first, so that no row is without its own.
+            self.history(as_of=as_of, ingested_by=ingested_by, columns=(*KEY, *columns, "source")),
+            self.assets(ingested_by=ingested_by),
+            fields=fields,
+            end=end,
+            as_of=as_of,
+            max_stale_days=max_stale_days,
+        )
 
     def overview(self) -> pl.DataFrame:
         """Per pool: description, first and last instant, days with a row, instants (`rows`) and revisions of them."""
