@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from yieldlab import config
 from yieldlab.errors import ConfigError, UsageError
+from yieldlab.quality import Thresholds
 
 
 def test_without_anything_the_defaults_hold(tmp_path: Path) -> None:
@@ -57,7 +59,11 @@ def test_folders_in_the_file_are_relative_to_the_file(tmp_path: Path) -> None:
         ("strategies = [1]", r"strategies must be a list of folders"),
         ("capital = ", r"not valid TOML"),
         ("check = 3", r"check must be a table, \[check\], not 3"),
-        ("[check]\nmax_bananas = 3", r"unknown key 'max_bananas' in \[check\]"),
+        ("[check]\nmax_bananas = 3", r"unknown threshold 'max_bananas' of `data check`"),
+        ("[check]\nmax_gap_day = 3", r"did you mean 'max_gap_days'"),
+        ("[check]\nmax_gap_days = -3", r"max_gap_days must be 0 or more, not -3"),
+        ("[check]\nmax_gap_days = 1.5", r"max_gap_days must be a whole number or none, not 1.5"),
+        ("[check]\nspike_percent = 'none'", r"spike_percent must be a number or none, not None"),
         ("[capital]\na = 1", r"capital must be a number > 0"),
     ],
 )
@@ -66,6 +72,11 @@ def test_a_file_that_cannot_be_used_is_one_clear_sentence(tmp_path: Path, text: 
     with pytest.raises(ConfigError, match=sentence) as raised:
         config.load(environment={}, folder=tmp_path)
     assert "\n" not in str(raised.value)
+
+
+def test_thresholds_of_the_file_are_taken_and_none_switches_one_off(tmp_path: Path) -> None:
+    (tmp_path / "yieldlab.toml").write_text('[check]\nmax_gap_days = 5\nmax_spike_share = "none"\n')
+    assert config.load(environment={}, folder=tmp_path).check == {"max_gap_days": 5, "max_spike_share": None}
 
 
 def test_a_file_that_is_named_must_exist(tmp_path: Path) -> None:
@@ -93,11 +104,19 @@ def test_sizes_are_read_as_people_write_them(text: str, size: float) -> None:
 
 def test_every_key_is_in_the_documentation_with_its_default_and_meaning() -> None:
     page = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text()
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, flags=re.MULTILINE))
+    found = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \| (.+) \|$", page, flags=re.MULTILINE)
+    rows = {name: told for name, *told in found}
     assert list(rows) == list(config.KEYS)
     for name, key in config.KEYS.items():
-        default, right, meaning = rows[name].split(" | ")
+        default, right, meaning = rows[name]
         assert (default.replace("`", ""), right, meaning) == (key.default, key.right, key.meaning)
+
+
+def test_every_threshold_is_in_the_documentation_with_its_default() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| `([^`|]+)` \| [^|]+ \|$", page, flags=re.MULTILINE))
+    defaults = {field.name: field.default for field in fields(Thresholds)}
+    assert rows == {name: "none" if value is None else str(value) for name, value in defaults.items()}
 
 
 def test_every_key_is_a_setting() -> None:

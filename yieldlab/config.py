@@ -37,7 +37,7 @@ class Settings:
     seed: int = 0
     jobs: int = 1
     max_memory: int = 2 * 1000**3
-    check: Mapping[str, float] = field(default_factory=dict)
+    check: Mapping[str, float | None] = field(default_factory=dict)
     #: The file that was read, if any.
     file: Path | None = None
     #: Settings named by a flag, which win over what a strategy file says.
@@ -132,18 +132,32 @@ def _from_environment(environment: Mapping[str, str], folder: Path) -> dict[str,
     return values
 
 
-def _thresholds(value: object, path: Path) -> Mapping[str, float]:
-    from yieldlab.quality import Thresholds
-
-    known = [threshold.name for threshold in fields(Thresholds)]
+def _thresholds(value: object, path: Path) -> Mapping[str, float | None]:
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: check must be a table, [check], not {value!r}")
-    for name, limit in value.items():
+    limits = {name: None if limit == "none" else limit for name, limit in value.items()}
+    try:
+        check_thresholds(limits)
+    except UsageError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return MappingProxyType(limits)
+
+
+def check_thresholds(limits: Mapping[str, object]) -> None:
+    """Raise UsageError for a threshold of `data check` that does not exist or cannot be; None switches one off."""
+    from yieldlab.quality import Thresholds
+
+    known = {threshold.name: threshold for threshold in fields(Thresholds)}
+    for name, limit in limits.items():
         if name not in known:
-            raise ConfigError(f"{path}: unknown key {name!r} in [check]{did_you_mean(name, known)}")
-        if isinstance(limit, bool) or not isinstance(limit, int | float) or not math.isfinite(limit) or limit < 0:
-            raise ConfigError(f"{path}: check.{name} must be a number >= 0, not {limit!r}")
-    return MappingProxyType(dict(value))
+            raise UsageError(f"unknown threshold {name!r} of `data check`{did_you_mean(name, known)}")
+        if limit is None and "None" in str(known[name].type):
+            continue
+        whole = str(known[name].type).startswith("int")
+        kind = "a whole number" if whole else "a number"
+        if isinstance(limit, bool) or not isinstance(limit, int if whole else int | float) or not math.isfinite(limit):
+            raise UsageError(f"the threshold {name} must be {kind} or none, not {limit!r}")
+    Thresholds(**limits)  # type: ignore[arg-type]  # checked above; its own checks of the range follow
 
 
 def _read(name: str, value: object, folder: Path, where: str, error: type[YieldlabError]) -> object:

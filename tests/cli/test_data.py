@@ -179,3 +179,31 @@ def test_a_real_file_goes_in_whole(yieldlab, empty: Path) -> None:
     assert imported["rows_read"] == imported["new"] + sum(imported["refused"].values()) + imported["duplicates"]
     assert told.code in (0, 4)
     assert yieldlab("data", "list").code == 0
+
+
+def test_a_sound_store_passes_its_check_and_says_what_it_found(yieldlab, lab: Path) -> None:
+    told = yieldlab("data", "check")
+    assert told.code == 0
+    assert "all within the thresholds; SYNTHETIC data" in told.out
+    document = yieldlab("data", "check", "--json").document
+    assert document["status"] == "ok"
+    assert document["data"]["totals"]["rows"] == 13_396
+
+
+def test_data_above_a_threshold_ends_with_3_and_names_the_pool(yieldlab, lab: Path) -> None:
+    told = yieldlab("data", "check", "--threshold", "max_gap_days=10")
+    assert told.code == 3
+    assert "aave-v3-dai was not observed for 12 days in a row; max_gap_days is 10" in told.out
+    document = yieldlab("data", "check", "--threshold", "max_gap_days=10", "--json").document
+    assert document["status"] == "failed"
+    assert not document["data"]["sound"]
+
+
+def test_thresholds_come_from_the_file_and_flags_win(yieldlab, lab: Path) -> None:
+    (lab / "yieldlab.toml").write_text("[check]\nmax_gap_days = 1\n")
+    assert yieldlab("data", "check").code == 3
+    assert yieldlab("data", "check", "--threshold", "max_gap_days=none").code == 0
+    for wrong in ("max_gap_day=3", "max_gap_days=1,2", "max_gap_days=-1", "max_gap_days=soon", "max_gap_days"):
+        told = yieldlab("data", "check", "--threshold", wrong)
+        assert told.code == 2, wrong
+        assert told.err.count("\n") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # isort: off
 from yieldlab.cli import project as project
+from yieldlab.cli import backtest as backtest
 from yieldlab.cli import data as data
 from yieldlab.cli import strategies as strategies
 from yieldlab.cli import runs as runs

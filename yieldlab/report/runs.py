@@ -12,8 +12,7 @@ from yieldlab.report.results import data_words
 from yieldlab.report.terminal import count, number, size, table, words
 
 if TYPE_CHECKING:
-    from yieldlab.manifest import Manifest
-    from yieldlab.runs import Summary
+    from yieldlab.runs import Manifest, Summary
 
 _DIGITS = 12
 

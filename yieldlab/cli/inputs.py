@@ -1,0 +1,102 @@
+"""From words on the command line to what a backtest or a sweep takes: parameters, dates, the panel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from yieldlab.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from yieldlab.config import Settings
+    from yieldlab.panel import Panel
+    from yieldlab.space import Value
+    from yieldlab.store import Store
+    from yieldlab.strategy import Strategy
+
+#: Settings that are policy parameters under another name.
+_COSTS = {"cost_bps": "cost", "gas_usd": "gas_usd"}
+
+
+def day(flag: str, text: str | None) -> date | None:
+    """The day a flag names. Raises UsageError with the right form."""
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{flag} must be a day such as 2025-12-31, not {text!r}") from None
+
+
+def instant(flag: str, text: str | None) -> datetime | None:
+    """The instant a flag names; a day alone is the midnight that ends it, an instant without a zone is UTC."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{flag} must be a day or an instant such as 2025-12-31T12:00Z, not {text!r}") from None
+    if "T" not in text and " " not in text.strip():
+        moment += timedelta(days=1)
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def axes(texts: Sequence[str] | None) -> dict[str, tuple[Value, ...]]:
+    """`--grid` as axes. Raises UsageError for one that cannot be read or comes twice."""
+    from yieldlab.space import parse_axis
+
+    found: dict[str, tuple[Value, ...]] = {}
+    for text in texts or ():
+        name, values = parse_axis(text)
+        if name in found:
+            raise UsageError(f"--grid names {name!r} twice; give all its values at once, as {name}=1,2")
+        found[name] = values
+    return found
+
+
+def assignments(texts: Sequence[str] | None, settings: Settings) -> dict[str, Value]:
+    """`--set`, and the costs given as flags. Raises UsageError for one that cannot be read or comes twice."""
+    from yieldlab.space import parse_axis
+
+    found: dict[str, Value] = {}
+    for text in texts or ():
+        name, values = parse_axis(text)
+        if len(values) != 1:
+            raise UsageError(f"--set {text} gives {len(values)} values; --set takes one, a sweep's --grid takes more")
+        if name in found:
+            raise UsageError(f"--set names {name!r} twice")
+        found[name] = values[0]
+    for flag, name in _COSTS.items():
+        if flag in settings.flags:
+            if name in found:
+                raise UsageError(f"--{flag.replace('_', '-')} and --set {name} name the same; give one of them")
+            found[name] = costs(settings)[name]
+    return found
+
+
+def costs(settings: Settings) -> dict[str, Value]:
+    """What a trade costs by the settings, as policy parameters."""
+    from yieldlab.units import from_bps
+
+    return {"cost": from_bps(settings.cost_bps), "gas_usd": settings.gas_usd}
+
+
+def for_strategy(strategy: Strategy, sets: Mapping[str, Value], among: Iterable[Strategy]) -> dict[str, Value]:
+    """Of what is set, what this strategy has. Raises UsageError for a name that none of `among` has."""
+    from yieldlab.market import DEFAULTS
+    from yieldlab.simulate.policy import PARAMETERS
+
+    shared = {*DEFAULTS, *PARAMETERS}
+    known = shared.union(*(other.signal_grid.axes for other in among))
+    for name in sets:
+        if name not in known:
+            raise UsageError(f"unknown parameter {name!r}{did_you_mean(name, known)}")
+    return {name: value for name, value in sets.items() if name in shared or name in strategy.signal_grid.axes}
+
+
+def read_panel(store: Store, fields: Iterable[str], as_of: datetime | None) -> tuple[Panel, datetime]:
+    """The panel with these fields beside APY and TVL, and the store's cutoff it was read at."""
+    cutoff = store.cutoff()
+    wanted = list(dict.fromkeys(("apy", "tvl_usd", *fields)))
+    return store.panel(fields=wanted, as_of=as_of, ingested_by=cutoff), cutoff
