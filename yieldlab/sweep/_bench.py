@@ -1,0 +1,209 @@
+"""The results of any stretch of a plan: each market and signal made once, its policies run together.
+
+Which trials are asked for together, and on how many threads, changes no bit of their results.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from yieldlab import simulate
+from yieldlab._jit import thread_limit
+from yieldlab.backtest import no_measures, path
+from yieldlab.errors import DataError, MemoryLimitError, StrategyError
+from yieldlab.market import Market
+from yieldlab.panel import Panel
+from yieldlab.simulate import Ledger, Ranking
+from yieldlab.space import Value
+from yieldlab.sweep._plan import PLAN_BYTES, ROW_BYTES, Plan, Point
+
+#: Most trials, and most pairs of market and signal, of one chunk: the unit that is written, resumed and stopped after.
+CHUNK_TRIALS = 4_096
+CHUNK_POINTS = 16
+
+#: Bytes per cell of the panel beside its fields: one market, one ranked signal, and what a strategy makes on the way.
+_MARKET_BYTES = 20
+_SIGNAL_BYTES = 68
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a sweep will take. `peak_bytes` is memory above the panel's own observations; `seconds` comes from running a
+    few of its trials."""
+
+    trials: int
+    signals: int
+    markets: int
+    chunks: int
+    chunk_trials: int
+    peak_bytes: int
+    seconds: float
+
+
+class Bench:
+    """A plan and the panel it runs on."""
+
+    def __init__(self, plan: Plan, panel: Panel, *, threads: int | None = None) -> None:
+        """Raises DataError when the panel lacks a field or the days simulated, UsageError for a window of no bar."""
+        self.plan = plan
+        self.panel = panel
+        self.threads = min(threads or thread_limit(), thread_limit())
+        self.t_start, self.t_end = panel.window(plan.conditions.start, plan.conditions.end)
+        for name in dict.fromkeys(("apy", *plan.fields)):
+            panel.raw(name)
+        self._aged = panel
+        self._markets: dict[Value, Market] = {}
+        self._signal: tuple[object, Ranking | str] = (None, "")
+
+    def market(self, point: Point) -> Market:
+        """The market of these trials. Raises DataError when the data cannot be one."""
+        stale, accrual = int(point.market["max_stale_days"] or 0), point.market["accrual"]
+        if self._aged.max_stale_days != stale:
+            self._aged = self.panel.with_max_stale_days(stale)
+            self._markets.clear()
+        if accrual not in self._markets:
+            self._markets[accrual] = Market.from_panel(self._aged, accrual=str(accrual))
+        return self._markets[accrual]
+
+    def ranking(self, point: Point) -> Ranking | str:
+        """The ranked signal of these trials, or why the strategy gives none."""
+        market = self.market(point)
+        key = (point.market["max_stale_days"], tuple(point.signal.values()))
+        if self._signal[0] != key:
+            try:
+                signal = self.plan.strategy.signal(self._aged, point.signal)
+                self._signal = (key, simulate.rank(market, signal))
+            except (StrategyError, DataError) as error:
+                self._signal = (key, str(error))
+        return self._signal[1]
+
+    def ledger(self, point: Point, ranking: Ranking, *, trace: bool = False) -> Ledger:
+        """Simulate the trials of one point."""
+        conditions = self.plan.conditions
+        return simulate.run(
+            self.market(point),
+            ranking,
+            self.plan.records(point.begin, point.end),
+            capital=conditions.capital,
+            t_start=self.t_start,
+            t_end=self.t_end,
+            risk_free=conditions.risk_free,
+            threads=self.threads,
+            trace=trace,
+            keep_equity=trace,
+        )
+
+    def results(self, begin: int, end: int) -> pl.DataFrame:
+        """Trials begin .. end - 1 as rows: trial_id, parameters, measures, and the reason of one that failed."""
+        measures: list[pl.DataFrame] = []
+        reasons: list[str | None] = []
+        for point in self.plan.points(begin, end):
+            ranking = self.ranking(point)
+            if isinstance(ranking, str):
+                measures.append(no_measures(point.end - point.begin))
+                reasons += [ranking] * (point.end - point.begin)
+            else:
+                ledger = self.ledger(point, ranking)
+                measures.append(ledger.measures())
+                reasons += ledger.reasons
+        reason = pl.Series("reason", reasons, dtype=pl.String)
+        return pl.concat([self.plan.frame(begin, end), pl.concat(measures)], how="horizontal").with_columns(reason)
+
+    def traced(self, trial: int) -> tuple[Market, Ledger]:
+        """One trial of the plan again, with its equity and its trades."""
+        point = next(self.plan.points(trial, trial + 1))
+        ranking = self.ranking(point)
+        if isinstance(ranking, str):
+            raise StrategyError(ranking)
+        return self.market(point), self.ledger(point, ranking, trace=True)
+
+    def paths(self, trials: list[int]) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Equity (trial_id, time, equity_usd) and trades (trial_id, time, pool_id, amount_usd, cost_usd, gas_usd) of
+        these trials of the plan, in their order."""
+        made: dict[int, tuple[pl.DataFrame, pl.DataFrame]] = {}
+        for trial in sorted(trials):  # in the plan's order each signal is made once
+            _, ledger = self.traced(trial)
+            name = self.plan.frame(trial, trial + 1)["trial_id"][0]
+            trades = ledger.trades.select(
+                pl.lit(name).alias("trial_id"), "time", "pool_id", "amount_usd", "cost_usd", "gas_usd"
+            )
+            made[trial] = path(ledger, 0, trial_id=name).select("trial_id", "time", "equity_usd"), trades
+        return pl.concat(made[trial][0] for trial in trials), pl.concat(made[trial][1] for trial in trials)
+
+    def first_signal(self) -> None:
+        """Raise StrategyError, with the first reason, when the strategy gives no signal for any of the trials."""
+        first = None
+        for point in self.plan.points(0, len(self.plan)):
+            outcome = self.ranking(point)
+            if not isinstance(outcome, str):
+                return
+            first = first or outcome
+        raise StrategyError(first or "the sweep has no trial")
+
+    def peak_bytes(self, chunk_trials: int) -> int:
+        """Memory that the sweep takes at most beside the panel's observations, its table of results read at once
+        included."""
+        rows, pools = self.panel.shape
+        fields = len({"apy", "tvl_usd", *self.plan.fields})
+        accruals = len(self.plan.grid.axes["accrual"])
+        cells = rows * pools * (8 * fields + _MARKET_BYTES * accruals + _SIGNAL_BYTES)
+        group = min(len(self.plan.grid.axes["cost"]), chunk_trials)
+        paths = self.threads * group * (self.t_end - self.t_start + 1) * 8
+        return cells + paths + 3 * ROW_BYTES * chunk_trials + (PLAN_BYTES + ROW_BYTES) * len(self.plan)
+
+    def chunk_trials(self, max_memory: int | None) -> int:
+        """Trials of a chunk, so that the sweep keeps within `max_memory` bytes.
+
+        Raises MemoryLimitError when not even one trial at a time does.
+        """
+        size = min(CHUNK_TRIALS, max(1, len(self.plan)))
+        while max_memory is not None and self.peak_bytes(size) > max_memory:
+            if size == 1:
+                raise MemoryLimitError(
+                    f"{len(self.plan):,} trials on {self.panel.shape[0]:,} times x {self.panel.shape[1]:,} pools need "
+                    f"{self.peak_bytes(1) / 1e9:,.2f} GB, more than the limit of {max_memory / 1e9:,.2f} GB; "
+                    "take a --sample, fewer values in --grid or a larger --max-memory"
+                )
+            size //= 2
+        return size
+
+    def estimate(self, *, max_memory: int | None = None, probes: int = 192) -> Estimate:
+        """What the sweep will take, from up to `probes` of its trials on two of its signals.
+
+        Raises MemoryLimitError and StrategyError as `run` would.
+        """
+        size = self.chunk_trials(max_memory)
+        signals, markets = self.plan.distinct()
+        self.first_signal()
+        total = len(self.plan)
+        generator = np.random.default_rng(0)
+        signal_seconds, trial_seconds = 0.0, 0.0
+        for start in generator.integers(0, total, 2):
+            begin = min(int(start), max(0, total - probes))
+            point = next(self.plan.points(begin, min(begin + probes, total)))
+            self.market(point)
+            self._signal = (None, "")
+            signal_seconds += _timed(lambda point=point: self.ranking(point)) / 2  # type: ignore[misc]
+            self.results(point.begin, point.begin + 1)  # compiles, if that is still to be done
+            seconds = _timed(lambda point=point: self.results(point.begin, point.end))  # type: ignore[misc]
+            trial_seconds += seconds / (point.end - point.begin) / 2
+        return Estimate(
+            trials=total,
+            signals=signals,
+            markets=markets,
+            chunks=self.plan.bounds(size, CHUNK_POINTS).size - 1,
+            chunk_trials=size,
+            peak_bytes=self.peak_bytes(size),
+            seconds=signals * signal_seconds + total * trial_seconds,
+        )
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
