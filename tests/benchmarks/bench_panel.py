@@ -75,7 +75,7 @@ def main() -> None:
             ("again", (pools, days)),
         ):
             call = [sys.executable, __file__, "--step", step, folder, *map(str, arguments)]
-            answer = subprocess.run(call, check=True, capture_output=True, text=True)  # noqa: S603
+            answer = subprocess.run(call, check=True, capture_output=True, text=True)
             print(f"{step:6}", {name: round(value, 2) for name, value in json.loads(answer.stdout).items()})
 
 

@@ -70,7 +70,7 @@ def _lock(
 
 def _source(connection: duckdb.DuckDBPyConnection, view: str, paths: Sequence[Path], columns: pl.Schema) -> str:
     if paths:
-        return f"read_parquet([{', '.join(_quoted(_unglobbed(path)) for path in paths)}])"
+        return f"read_parquet([{', '.join(_quoted(str(path)) for path in paths)}])"
     listed = ", ".join(f"{name} {_SQL_TYPES[dtype]}" for name, dtype in columns.items())
     connection.execute(f"CREATE TABLE no_{view} ({listed})")
     return f"no_{view}"
@@ -106,11 +106,6 @@ def _told(error: Exception) -> str:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def _unglobbed(path: Path) -> str:
-    """The path as a pattern that matches only itself."""
-    return "".join(f"[{letter}]" if letter in "*?" else letter for letter in str(path))
 
 
 def _frame(table: pa.Table) -> pl.DataFrame:

@@ -25,8 +25,8 @@ RETENTION_HOURS = 7 * 24
 CHECKPOINT_EVERY = 50
 #: Rows per row group: the unit that readers decode side by side.
 ROW_GROUP = 512 * 1024
-#: Characters that the Delta library cannot carry in a folder's name.
-UNUSABLE = "[]|^%\\"
+#: Characters of a path that the Delta library cannot carry, or that DuckDB takes for a pattern.
+UNUSABLE = "[]|^%\\*?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ def write_lock(folder: Path) -> Iterator[None]:
 
     if unusable := sorted(set(str(folder.absolute())) & set(UNUSABLE)):
         raise UsageError(
-            f"the path of the data folder {str(folder)!r} has a {unusable[0]!r}, which no Delta table can; rename it"
+            f"the path of the data folder {str(folder)!r} has a {unusable[0]!r}, which tables cannot have; rename it"
         )
     with _one_sentence(f"cannot write to the data folder {folder}", "nothing was added"):
         folder.mkdir(parents=True, exist_ok=True)
