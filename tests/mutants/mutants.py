@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-KERNEL = "yieldlab/simulate/_kernels.py"
+WALK = "yieldlab/simulate/_kernels.py"
+CHOICE = "yieldlab/simulate/_choice_kernels.py"
 MEASURES = "yieldlab/metrics/_kernels.py"
 MARKET = "yieldlab/market.py"
 RANKING = "yieldlab/simulate/__init__.py"
@@ -20,72 +21,92 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = (
-    Mutant("decides on today's row despite the lag", KERNEL, 'd = decide - policy["lag"]', "d = decide"),
+    Mutant("decides on today's row despite the lag", WALK, "d = decide - lag", "d = decide"),
     Mutant(
         "trades one row before the warm-up is over",
-        KERNEL,
-        'policy["lag"] + policy["warmup"])',
-        'policy["lag"] + policy["warmup"] - 1)',
+        WALK,
+        'policies[0]["lag"] + policies[0]["warmup"])',
+        'policies[0]["lag"] + policies[0]["warmup"] - 1)',
     ),
-    Mutant("counts rebalance bars from the panel's start", KERNEL, "    decide = t_origin\n", "    decide = 0\n"),
-    Mutant("excludes a pool at exactly min_apy", KERNEL, 'apy[i] < policy["min_apy"]', 'apy[i] <= policy["min_apy"]'),
-    Mutant("lets a pool without TVL pass", KERNEL, "return not (np.isnan(tvl[i]) or tvl[i]", "return not (tvl[i]"),
-    Mutant("favours held pools with a negative signal too", KERNEL, "        if score > 0.0:\n", "        if True:\n"),
     Mutant(
-        "breaks a tie for the higher pool", KERNEL, "chosen[base + rival] < order[k]", "chosen[base + rival] > order[k]"
+        "counts rebalance bars from the end of the warm-up",
+        WALK,
+        "= t_origin + max(0, soonest - t_origin + every - 1) // every * every",
+        "= soonest",
+    ),
+    Mutant("excludes a pool at exactly min_apy", CHOICE, "not apy[d, i] < min_apy", "not apy[d, i] <= min_apy"),
+    Mutant("lets a pool without TVL pass", CHOICE, "tvl[d, i] >= min_tvl)", "not tvl[d, i] < min_tvl)"),
+    Mutant("favours held pools with a negative signal too", CHOICE, "        if score > 0.0:\n", "        if True:\n"),
+    Mutant(
+        "breaks a tie for the higher pool",
+        CHOICE,
+        "chosen[base + rival] < order[d, k]",
+        "chosen[base + rival] > order[d, k]",
     ),
     Mutant(
         "ranks the held by their plain signal",
-        KERNEL,
+        CHOICE,
         "            score *= 1.0 + favour\n",
         "            score *= 1.0\n",
     ),
     Mutant(
-        "holds one pool too many", KERNEL, "                if count == top_n:", "                if count > top_n:"
+        "never lets favour decide between a held pool and one stranger",
+        CHOICE,
+        "or strangers == 0:",
+        "or strangers <= 1:",
     ),
-    Mutant("leaves out the power of weights", KERNEL, "                weight[k] **= power", "                pass"),
-    Mutant("scales signal weights up to 1", KERNEL, "    if weighting != SIGNAL or total > 1.0:", "    if True:"),
+    Mutant("holds one pool too many", CHOICE, "            if count == top_n:", "            if count > top_n:"),
+    Mutant("leaves out the power of weights", CHOICE, "                weight[k] **= power", "                pass"),
+    Mutant("scales signal weights up to 1", CHOICE, "    if weighting != SIGNAL or total > 1.0:", "    if True:"),
     Mutant(
         "leaves the excess over the cap in cash",
-        KERNEL,
+        CHOICE,
         "        scale = (total - capped * cap) / free",
         "        scale = 1.0",
     ),
     Mutant(
         "spreads the excess only once",
-        KERNEL,
+        CHOICE,
         "        if not more or free == 0.0:",
         "        if not more or free == 0.0 or capped > 1:",
     ),
-    Mutant(
-        "sells everything when it should hold",
-        KERNEL,
-        '            if policy["on_empty"] == HOLD:',
-        "            if False:",
-    ),
+    Mutant("sells everything when it should hold", WALK, "            if holds_on:", "            if False:"),
     Mutant(
         "skips the first trade as too small",
-        KERNEL,
-        "TURNOVER_TOLERANCE and counts[0, REBALANCES] > 0",
-        "TURNOVER_TOLERANCE",
+        WALK,
+        "turnover < least_turnover and counts[0, REBALANCES] > 0",
+        "turnover < least_turnover",
     ),
-    Mutant("takes turnover for the whole of what moves", KERNEL, "turnover = 0.5 * moved", "turnover = moved"),
-    Mutant("charges costs on the targets before costs", KERNEL, "/ (1.0 + cost * lean)", "/ 1.0"),
-    Mutant("never notices a purchase that turns into a sale", KERNEL, "if kept < nearest:", "if kept < 0.0:"),
-    Mutant("charges gas once per rebalance", KERNEL, '["gas_usd"] * trades / worth[r]', '["gas_usd"] / worth[r]'),
+    Mutant("takes turnover for the whole of what moves", WALK, "turnover = 0.5 * moved", "turnover = moved"),
+    Mutant("charges costs on the targets before costs", WALK, "/ (1.0 + costs[r] * lean)", "/ 1.0"),
+    Mutant("never notices a purchase that turns into a sale", WALK, "if 1.0 - kept[r] > narrowest:", "if False:"),
+    Mutant("charges gas once per rebalance", WALK, "gas_usd * trades / worth[r]", "gas_usd / worth[r]"),
+    Mutant("trades what it cannot afford", WALK, "        if least <= RUIN_TOLERANCE:", "        if False:"),
+    Mutant("keeps the share, not the USD, of an untraded pool", WALK, "share = mix[k] / least", "share = mix[k]"),
     Mutant(
-        "trades what it cannot afford",
-        KERNEL,
-        "            if kept <= RUIN_TOLERANCE:\n                if",
-        "            if False:\n                if",
+        "lets trials walk together past a parting", WALK, "        if left > 0 and together > 1:", "        if False:"
     ),
-    Mutant("keeps the share, not the USD, of an untraded pool", KERNEL, "else mix[k] / kept", "else mix[k]"),
-    Mutant("lets trials walk together past a parting", KERNEL, "if left > 0 and together > 1:", "if False:"),
-    Mutant("leaves the bonus to a pool that was sold", KERNEL, "            slot[pool[h]] = -1", "            pass"),
     Mutant(
-        "counts staleness from the bar of the trade on", KERNEL, "        u = missing[t + 1]", "        u = missing[t]"
+        "takes parted trials past the decision on which they parted",
+        WALK,
+        "t if outcome == PARTED else decide",
+        "decide",
     ),
-    Mutant("lets cash earn the portfolio's growth", KERNEL, "            cash /= grown\n", ""),
+    Mutant(
+        "joins trials again without comparing their mixes",
+        WALK,
+        "alike and outcomes[r] == CLEAN and bool(np.all(stands[r] == stands[0]))",
+        "True",
+    ),
+    Mutant("keeps a sold pool among the held", WALK, "                slot[pool[k]] = -1", "                pass"),
+    Mutant(
+        "counts staleness from the bar of the trade on",
+        WALK,
+        "        u = next_missing[i, t + 1]",
+        "        u = next_missing[i, t]",
+    ),
+    Mutant("lets cash earn the portfolio's growth", WALK, "            cash *= shrink\n", ""),
+    Mutant("changes past bits with the end of the window", WALK, "    if decide == t + 1:", "    if t_next == t + 1:"),
     Mutant("accrues a leading rate as trailing", MARKET, 'apy if accrual == "trailing" else', "apy if True else"),
     Mutant(
         "ranks pools whose APY is missing",
@@ -105,9 +126,9 @@ MUTANTS = (
         "DAYS_PER_YEAR * count / days",
     ),
     Mutant(
-        "takes the downside over losing bars only",
+        "takes gains for losses",
         MEASURES,
-        "loss = min(r - hurdle, 0.0)",
-        "loss = max(hurdle - r, -r)",
+        "loss = min(returns[t] - hurdle, 0.0)",
+        "loss = max(returns[t] - hurdle, 0.0)",
     ),
 )

@@ -31,14 +31,14 @@ def traced(seed: int, trials: int = 4) -> tuple:
 
 def test_vectorbt_has_the_same_equity_in_random_worlds() -> None:
     compared = 0
-    for seed in range(400):
+    for seed in range(150):
         market, ledger = traced(seed)
         # What is left of a ruined trial is rounding of what it was: relative differences say nothing there.
         sound = [r for r in range(4) if ledger.equity[r].min() > 1e-4 * ledger.capital]
         if sound:
             assert largest_difference(market, ledger, sound) < 1e-9, seed
             compared += len(sound)
-    assert compared > 1000
+    assert compared > 380
 
 
 def test_every_trade_of_ours_is_an_order_of_vectorbt() -> None:

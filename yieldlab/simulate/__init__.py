@@ -152,6 +152,9 @@ def rank(market: Market, signal: Floats) -> Ranking:
         score = np.where(np.isnan(market.apy[rows]), np.nan, values[rows])
         order[rows] = np.argsort(-score, axis=1, kind="stable")  # NaN sorts last
         count[rows] = np.count_nonzero(~np.isnan(score), axis=1)
+    values = values.view()
+    for array in (values, order, count):
+        array.flags.writeable = False  # one kind of argument, so that the kernel is compiled once
     return Ranking(values, order, count)
 
 

@@ -9,40 +9,40 @@ Between rebalance bars nothing but accrual happens, so `grow` takes all those ba
 The portfolio is kept in two parts: its *mix* (shares of V in each pool and in cash, which sum to 1) and V itself in
 USD. Costs change V and leave the mix as it was chosen, as long as every pool in play is traded. So trials that differ
 only in `cost` walk together: the mix is computed once, V for each. When the mix would come to differ (a pool that is
-left untraded while others move, or a trial that cannot afford its move), the walk is given up with `PARTED` and each
-trial walks alone. A lone walk does the same arithmetic in the same order, so both give the same bits.
+left untraded while others move, or a trial that cannot afford its move), the walk stops with `PARTED` and each trial
+walks alone, until the mixes of all have been chosen afresh on the same bar and they can walk together again. A lone
+walk does the same arithmetic in the same order, so both give the same bits.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from yieldlab._jit import inlined_kernel, kernel, parallel_kernel, prange
 from yieldlab.metrics._kernels import PATH_MEASURES, measure_path
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Rows = NDArray[np.int32]
-Records = NDArray[np.void]
+from yieldlab.simulate._choice_kernels import TVL, choose, weigh
 
 # Status of a trial.
 NOT_RUN = -1
 OK = 0
 NOT_FINITE = 1
 TRACE_FULL = 2
+# Why a walk stopped before its last bar.
 PARTED = 3
+CLEAN = 4
+
+# Where a walk stands: pools held, the bar at whose end its mix stands, the next bar on which it decides.
+HELD = 0
+BAR = 1
+DECIDE = 2
+PLACES = 3
 
 # Tolerances, the same in the oracle.
 TRADE_TOLERANCE = 1e-9
 TURNOVER_TOLERANCE = 1e-9
 RUIN_TOLERANCE = 1e-12
-CAP_TOLERANCE = 1e-12
 
-# Codes of words, in the order of policy.WEIGHTINGS and policy.ON_EMPTY.
-SCORE = 1
-TVL = 2
-SIGNAL = 3
+# Code of the word `hold`, by its place in policy.ON_EMPTY.
 HOLD = 1
 
 # Columns of the integer and of the USD counters of a trial.
@@ -67,129 +67,6 @@ TRADE_COLUMNS = 5
 
 # Columns of the measures of a path.
 MEASURED = PATH_MEASURES
-
-
-@inlined_kernel
-def is_eligible(apy, tvl, i, min_apy, min_tvl, needs_tvl):
-    """Whether a pool with a view and an APY passes the limits; a NaN `min_apy` is no limit, a NaN TVL passes none."""
-    return not apy[i] < min_apy and (not needs_tvl or tvl[i] >= min_tvl)
-
-
-@kernel
-def choose(
-    signal, apy, tvl, order, ranked, top_n, favour, min_apy, min_tvl, needs_tvl, pool, held, slot, chosen, bonus
-):
-    """Fill `chosen` with the best `top_n` eligible pools, best first; returns how many.
-
-    `order[:ranked]` are the pools with a view and an APY, best signal first. A held pool's positive signal counts
-    `1 + favour` times; `bonus` (K,) is scratch for those scores.
-    """
-    count = 0
-    if favour == 0.0 or held == 0:
-        for k in range(ranked):
-            i = order[k]
-            if is_eligible(apy, tvl, i, min_apy, min_tvl, needs_tvl):
-                chosen[count] = i
-                count += 1
-                if count == top_n:
-                    break
-        return count
-    # The held pools by raised score, ties by pool: `rivals` of them at the front of `bonus` and the end of `chosen`.
-    rivals = 0
-    base = chosen.size - held
-    for h in range(held):
-        i = pool[h]
-        score = signal[i]
-        if np.isnan(score) or np.isnan(apy[i]) or not is_eligible(apy, tvl, i, min_apy, min_tvl, needs_tvl):
-            continue
-        if score > 0.0:
-            score *= 1.0 + favour
-        k = rivals
-        while k > 0 and (bonus[k - 1] < score or (bonus[k - 1] == score and chosen[base + k - 1] > i)):
-            bonus[k] = bonus[k - 1]
-            chosen[base + k] = chosen[base + k - 1]
-            k -= 1
-        bonus[k] = score
-        chosen[base + k] = i
-        rivals += 1
-    # Merge them with the others, who are in order already.
-    rival = 0
-    k = 0
-    while count < top_n:
-        while k < ranked and (
-            slot[order[k]] >= 0 or not is_eligible(apy, tvl, order[k], min_apy, min_tvl, needs_tvl)
-        ):
-            k += 1
-        if rival < rivals and (
-            k == ranked
-            or bonus[rival] > signal[order[k]]
-            or (bonus[rival] == signal[order[k]] and chosen[base + rival] < order[k])
-        ):
-            chosen[count] = chosen[base + rival]
-            rival += 1
-        elif k < ranked:
-            chosen[count] = order[k]
-            k += 1
-        else:
-            break
-        count += 1
-    return count
-
-
-@kernel
-def weigh(signal, tvl, chosen, count, weighting, power, cap, weight):
-    """Fill `weight[:count]` for the chosen pools; returns their sum, 0 when nothing can be held."""
-    if weighting == 0:
-        share = min(1.0 / count, cap)
-        for k in range(count):
-            weight[k] = share
-        return share * count
-    largest = 0.0
-    for k in range(count):
-        value = tvl[chosen[k]] if weighting == TVL else signal[chosen[k]]
-        weight[k] = max(value, 0.0)
-        largest = max(largest, weight[k])
-    if largest == 0.0:
-        return 0.0
-    total = 0.0
-    for k in range(count):
-        if weighting != SIGNAL:
-            weight[k] /= largest  # keeps the power within range; the proportions are the same
-            if power != 1.0:
-                weight[k] **= power
-        total += weight[k]
-    if weighting != SIGNAL or total > 1.0:
-        for k in range(count):
-            weight[k] /= total
-        total = 1.0
-    if cap < 1.0:
-        total = spread_excess(weight, count, total, cap)
-    return total
-
-
-@kernel
-def spread_excess(weight, count, total, cap):
-    """Cap `weight[:count]`, the excess going to uncapped ones in proportion; returns the sum that could be placed."""
-    capped = 0
-    scale = 1.0
-    while True:
-        more = False
-        for k in range(count):
-            if weight[k] * scale > cap + CAP_TOLERANCE:
-                weight[k] = -1.0  # marked: its weight will be the cap
-                capped += 1
-                more = True
-        free = 0.0
-        for k in range(count):
-            free += max(weight[k], 0.0)
-        if not more or free == 0.0:
-            break
-        scale = (total - capped * cap) / free
-    placed = 0.0
-    for k in range(count):
-        weight[k] = cap if weight[k] < 0.0 else weight[k] * scale
-        placed += weight[k]
-    return placed
 
 
 @inlined_kernel
@@ -221,7 +98,7 @@ def value_kept(target, share, count, cost, gas):
     return x
 
 
-@kernel
+@inlined_kernel
 def grow(index, growth, pool, mix, held, cash, value, t, t_next, decide, unit):
     """Fill `unit[t + 1 .. t_next]` with V of one USD held in `mix` since bar t, and `value` (K,) with the mix then.
 
@@ -238,87 +115,63 @@ def grow(index, growth, pool, mix, held, cash, value, t, t_next, decide, unit):
     for u in range(t + 1, t_next + 1):
         unit[u] = cash
     for h in range(held):
-        path = index[pool[h]]
-        shares = mix[h] / path[t]
+        i = pool[h]
+        shares = mix[h] / index[i, t]
         for u in range(t + 1, t_next + 1):
-            unit[u] += shares * path[u]
-        value[h] = shares * path[t_next]
+            unit[u] += shares * index[i, u]
+        value[h] = shares * index[i, t_next]
 
 
-@kernel
+@inlined_kernel
 def stale_value(index, next_missing, pool, mix, held, t, t_next):
     """Value before accrual in pools whose APY is missing, summed over bars t + 1 .. t_next, for one USD at bar t."""
     total = 0.0
     for h in range(held):
-        missing = next_missing[pool[h]]
-        u = missing[t + 1]
+        i = pool[h]
+        u = next_missing[i, t + 1]
         while u <= t_next:
-            total += mix[h] * index[pool[h], u - 1] / index[pool[h], t]
-            u = missing[u + 1]
+            total += mix[h] * index[i, u - 1] / index[i, t]
+            u = next_missing[i, u + 1]
     return total
 
 
 @kernel
 def walk(
     growth, index, apy, tvl, next_missing, signal, order, ranked,
-    policies, t_origin, t_first, t_last, state_pool, state_usd, state_cash,
+    policies, t_first, t_last, stand, pool, mix, cash_left, worth, until_clean,
+    slot, value, target, chosen, weight, bonus, unit,
     equity, counts, sums, trace, traced,
 ):  # fmt: skip
-    """Simulate trials that differ in `cost` at most over bars t_first .. t_last; returns a status.
+    """Take trials that differ in `cost` at most from where they stand to bar t_last; returns why it stopped.
 
-    `t_origin` is the bar from which rebalance bars are counted. The state arrays (R, S) and (R,) hold the positions
-    and cash at the end of bar t_first - 1 and take those of bar t_last; S = 0 starts from `state_cash` and stores
-    nothing. Fills equity (R, W), counts (R, COUNTS), sums (R, SUMS) and trace (R, most trades, TRADE_COLUMNS).
+    `stand`, `pool` (K,), `mix` (K,) and `cash_left` (1,) say where they stand in common, `worth` (R,) what each is
+    worth in USD; they are left where the walk stops. With `until_clean` it stops once every pool in play was traded.
+    Fills equity (R, W), whose first column is bar t_first, counts (R, COUNTS), sums (R, SUMS) and trace (R, most
+    trades, TRADE_COLUMNS). `slot` (N,), all -1, and the arrays after it are scratch.
     """
     policy = policies[0]
     together = policies.size
-    pools = growth.shape[1]
-    width = state_pool.shape[1]
-
-    slot = np.full(pools, -1, np.int64)  # pool -> its place among those held, -1 = not held
-    pool = np.empty(pools, np.int64)
-    mix = np.empty(pools, np.float64)
-    value = np.empty(pools, np.float64)
-    target = np.empty(pools, np.float64)
-    chosen = np.empty(2 * pools, np.int64)
-    weight = np.empty(pools, np.float64)
-    bonus = np.empty(pools, np.float64)
-    unit = np.empty(growth.shape[0], np.float64)  # V of one USD in the present mix, by bar
-    worth = np.empty(together, np.float64)  # V in USD, by trial
-
-    held = 0
-    cash = 1.0
+    held = stand[HELD]
+    t = stand[BAR]
+    decide = stand[DECIDE]
+    cash = cash_left[0]
+    for h in range(held):
+        slot[pool[h]] = h
+    costs = np.empty(together, np.float64)
+    gas = np.empty(together, np.float64)
+    kept = np.empty(together, np.float64)
+    paid = np.empty(together, np.float64)
     for r in range(together):
-        worth[r] = state_cash[r]
-    if width > 0:
-        for k in range(width):
-            if state_usd[0, k] > 0.0:
-                pool[held] = state_pool[0, k]
-                mix[held] = state_usd[0, k]
-                slot[pool[held]] = held
-                worth[0] += mix[held]
-                held += 1
-        for h in range(held):
-            mix[h] /= worth[0]
-        cash = state_cash[0] / worth[0]
-
-    # `t` is the bar at whose end the mix stands; a fresh trial has held cash since before its first bar.
-    t = t_first - 1
-    if t_first == t_origin:
-        t = t_first
-        for r in range(together):
-            equity[r, 0] = worth[r]
+        costs[r] = policies[r]["cost"]
     every, lag, top_n = policy["every"], policy["lag"], policy["top_n"]
     favour, min_apy = policy["persistence"], policy["min_apy"]
     weighting, power, cap = policy["weighting"], policy["power"], policy["max_weight"]
     needs_tvl = weighting == TVL or not np.isnan(policy["min_tvl"])
     min_tvl = -np.inf if np.isnan(policy["min_tvl"]) else policy["min_tvl"]
+    gas_usd = policy["gas_usd"]
     least_turnover = policy["min_turnover"] - TURNOVER_TOLERANCE
     holds_on = policy["on_empty"] == HOLD
-    decide = t_origin
-    soonest = max(t_first, lag + policy["warmup"])
-    if decide < soonest:
-        decide += (soonest - decide + every - 1) // every * every
+    outcome = OK
 
     while True:
         # 1 and 2: accrue up to the next rebalance bar, and value.
@@ -327,7 +180,8 @@ def walk(
             grow(index, growth, pool, mix, held, cash, value, t, t_next, decide, unit)
             grown = unit[t_next]
             if not (grown > 0.0 and np.isfinite(grown)):
-                return NOT_FINITE
+                outcome = NOT_FINITE
+                break
             invested = 0.0
             stale = 0.0
             if held > 0:
@@ -341,8 +195,6 @@ def walk(
                 sums[r, INVESTED] += worth[r] * invested
                 sums[r, STALE] += worth[r] * stale
                 worth[r] *= grown
-                if not np.isfinite(worth[r]):
-                    return NOT_FINITE
             shrink = 1.0 / grown
             for h in range(held):
                 mix[h] = value[h] * shrink
@@ -355,12 +207,12 @@ def walk(
         d = decide - lag
         decide += every
         count = choose(
-            signal[d], apy[d], tvl[d], order[d], ranked[d], top_n, favour, min_apy, min_tvl, needs_tvl,
+            signal, apy, tvl, order, ranked, d, top_n, favour, min_apy, min_tvl, needs_tvl,
             pool, held, slot, chosen, bonus,
         )  # fmt: skip
         placed = 0.0
         if count > 0:
-            placed = weigh(signal[d], tvl[d], chosen, count, weighting, power, cap, weight)
+            placed = weigh(signal, tvl, d, chosen, count, weighting, power, cap, weight)
         if placed == 0.0:
             if holds_on:
                 continue
@@ -371,13 +223,13 @@ def walk(
         for h in range(held):
             target[h] = 0.0
         for k in range(count):
-            place = slot[chosen[k]]
-            if place < 0:
-                place = playing
-                pool[place] = chosen[k]
-                mix[place] = 0.0
+            seat = slot[chosen[k]]
+            if seat < 0:
+                seat = playing
+                pool[seat] = chosen[k]
+                mix[seat] = 0.0
                 playing += 1
-            target[place] = weight[k]
+            target[seat] = weight[k]
         moved = 0.0
         lean = 0.0  # what `moved` loses as V shrinks by its whole
         narrowest = 1.0  # the smallest purchase: if V shrinks by no more, none turns into a sale
@@ -403,47 +255,49 @@ def walk(
                 counts[r, SKIPPED] += 1
             continue
         if left > 0 and together > 1:
-            return PARTED
+            outcome = PARTED
+            break
 
         # 3f: trade, exactly.
-        kept = 1.0
+        least = 1.0
         for r in range(together):
-            cost = policies[r]["cost"]
-            gas = policies[r]["gas_usd"] * trades / worth[r]
-            kept = 1.0 - (cost * moved + gas) / (1.0 + cost * lean)
-            paid = cost * (moved - lean * (1.0 - kept))
-            if 1.0 - kept > narrowest:
-                kept = value_kept(target, mix, playing, cost, gas)
-                paid = 0.0
+            gas[r] = gas_usd * trades / worth[r]
+            kept[r] = 1.0 - (costs[r] * moved + gas[r]) / (1.0 + costs[r] * lean)
+            paid[r] = costs[r] * (moved - lean * (1.0 - kept[r]))
+            if 1.0 - kept[r] > narrowest:
+                kept[r] = value_kept(target, mix, playing, costs[r], gas[r])
+                paid[r] = 0.0
                 for k in range(playing):
                     if is_traded(target[k], mix[k]):
-                        paid += cost * abs(target[k] * kept - mix[k])
-            if kept <= RUIN_TOLERANCE:
-                if together > 1:
-                    return PARTED
-                counts[r, UNAFFORDABLE] += 1
+                        paid[r] += costs[r] * abs(target[k] * kept[r] - mix[k])
+            least = min(least, kept[r])
+        if least <= RUIN_TOLERANCE:
+            if together > 1:
+                outcome = PARTED
                 break
+            counts[0, UNAFFORDABLE] += 1
+            continue
+        if trace.shape[1] > 0:
+            if traced[0] + trades > trace.shape[1]:
+                outcome = TRACE_FULL
+                break
+            for r in range(together):
+                for k in range(playing):
+                    if is_traded(target[k], mix[k]):
+                        amount = (target[k] * kept[r] - mix[k]) * worth[r]
+                        trace[r, traced[r], TRADE_ROW] = t
+                        trace[r, traced[r], TRADE_POOL] = pool[k]
+                        trace[r, traced[r], TRADE_AMOUNT] = amount
+                        trace[r, traced[r], TRADE_COST] = costs[r] * abs(amount)
+                        trace[r, traced[r], TRADE_GAS] = gas_usd
+                        traced[r] += 1
+        for r in range(together):
             counts[r, REBALANCES] += 1
             counts[r, TRADES] += trades
             sums[r, TURNOVER] += turnover
-            sums[r, COST_PAID] += (paid + gas) * worth[r]
-            if trace.shape[1] > 0:
-                if traced[r] + trades > trace.shape[1]:
-                    return TRACE_FULL
-                for k in range(playing):
-                    if is_traded(target[k], mix[k]):
-                        row = trace[r, traced[r]]
-                        amount = (target[k] * kept - mix[k]) * worth[r]
-                        row[TRADE_ROW] = t
-                        row[TRADE_POOL] = pool[k]
-                        row[TRADE_AMOUNT] = amount
-                        row[TRADE_COST] = cost * abs(amount)
-                        row[TRADE_GAS] = policies[r]["gas_usd"]
-                        traced[r] += 1
-            worth[r] *= kept
+            sums[r, COST_PAID] += (paid[r] + gas[r]) * worth[r]
+            worth[r] *= kept[r]
             equity[r, t - t_first] = worth[r]
-        if kept <= RUIN_TOLERANCE:
-            continue
 
         # The mix after the trades: a pool that was not traded keeps its USD, a larger share of what is left.
         held = 0
@@ -451,7 +305,7 @@ def walk(
         for k in range(playing):
             share = target[k]
             if left + faint > 0 and not is_traded(target[k], mix[k]):
-                share = mix[k] / kept
+                share = mix[k] / least
             if share > 0.0:
                 pool[held] = pool[k]
                 mix[held] = share
@@ -460,51 +314,148 @@ def walk(
                 held += 1
             else:
                 slot[pool[k]] = -1
+        if until_clean and left == 0:
+            outcome = CLEAN
+            break
 
-    if width > 0:
-        state_usd[0, :] = 0.0
-        for h in range(held):
-            state_pool[0, h] = pool[h]
-            state_usd[0, h] = mix[h] * worth[0]
-        state_cash[0] = cash * worth[0]
-    return OK
+    stand[HELD] = held
+    stand[BAR] = t
+    stand[DECIDE] = t if outcome == PARTED else decide  # the decision on which trials part is taken again, alone
+    cash_left[0] = cash
+    for h in range(held):
+        slot[pool[h]] = -1
+    return outcome
+
+
+@kernel
+def walk_alone(
+    growth, index, apy, tvl, next_missing, signal, order, ranked,
+    policies, t_first, t_last, stand, pool, mix, cash_left, worth,
+    slot, value, target, chosen, weight, bonus, unit,
+    equity, counts, sums, trace, traced, outcomes,
+):  # fmt: skip
+    """Take trials on that have parted, one by one, to the next bar on which all of them chose their mix afresh.
+
+    When they stand alike there, leaves them there and returns True. Otherwise takes each to bar t_last, fills
+    `outcomes` (R,) and returns False.
+    """
+    together = policies.size
+    stands = np.empty((together, PLACES), np.int64)
+    pools = np.empty((together, pool.size), np.int64)
+    mixes = np.empty((together, mix.size), np.float64)
+    cash = np.empty((together, 1), np.float64)
+    alike = True
+    for until_clean in (True, False):
+        for r in range(together):
+            if until_clean:
+                held = stand[HELD]
+                stands[r, :] = stand
+                pools[r, :held] = pool[:held]
+                mixes[r, :held] = mix[:held]
+                cash[r, 0] = cash_left[0]
+            elif outcomes[r] != CLEAN:
+                continue
+            outcomes[r] = walk(
+                growth, index, apy, tvl, next_missing, signal, order, ranked,
+                policies[r : r + 1], t_first, t_last, stands[r], pools[r], mixes[r], cash[r], worth[r : r + 1],
+                until_clean, slot, value, target, chosen, weight, bonus, unit,
+                equity[r : r + 1], counts[r : r + 1], sums[r : r + 1], trace[r : r + 1], traced[r : r + 1],
+            )  # fmt: skip
+        if until_clean:
+            for r in range(together):
+                held = stands[0, HELD]
+                alike = alike and outcomes[r] == CLEAN and bool(np.all(stands[r] == stands[0]))
+                alike = alike and bool(np.all(pools[r, :held] == pools[0, :held]))
+                alike = alike and bool(np.all(mixes[r, :held] == mixes[0, :held]))
+            if alike:
+                held = stands[0, HELD]
+                stand[:] = stands[0]
+                pool[:held] = pools[0, :held]
+                mix[:held] = mixes[0, :held]
+                cash_left[0] = cash[0, 0]
+                break
+    return alike
 
 
 @kernel
 def run_group(
     growth, index, apy, tvl, next_missing, signal, order, ranked,
-    policies, first, last, t_origin, t_first, t_last, capital, days, risk_free,
-    state_pool, state_usd, state_cash, equity, counts, sums, measures, status, trace, traced,
+    policies, t_origin, t_first, t_last, capital, days, risk_free,
+    state_pool, state_usd, state_cash, paths, counts, sums, measures, status, trace, traced,
 ):  # fmt: skip
-    """Walk trials first .. last - 1 together, or one by one where they part; then measure each.
+    """Run trials that differ in `cost` at most, together as far as they go together, and measure each.
 
-    Without rows in `measures` nothing is measured, without rows in `equity` no path is kept.
+    `t_origin` is the bar from which rebalance bars are counted. The state arrays (R, S) and (R,) hold the positions and
+    cash at the end of bar t_first - 1 and take those of bar t_last; S = 0 starts from `state_cash` and stores nothing.
+    Without rows in `measures` nothing is measured, without rows in `paths` no equity is kept.
     """
-    bars = t_last - t_first + 1
-    paths = equity[first:last] if equity.shape[0] > 0 else np.empty((last - first, bars), np.float64)
-    begin = first
-    end = last
-    while begin < last:
+    together = policies.size
+    pools = growth.shape[1]
+    stand = np.empty(PLACES, np.int64)
+    pool = np.empty(pools, np.int64)
+    mix = np.empty(pools, np.float64)
+    cash = np.ones(1, np.float64)
+    worth = state_cash.copy()
+    slot = np.full(pools, -1, np.int64)  # pool -> its seat among those held, -1 = not held
+    value = np.empty(pools, np.float64)
+    target = np.empty(pools, np.float64)
+    chosen = np.empty(2 * pools, np.int64)
+    weight = np.empty(pools, np.float64)
+    bonus = np.empty(pools, np.float64)
+    unit = np.empty(growth.shape[0], np.float64)  # V of one USD in the present mix, by bar
+    equity = paths if paths.shape[0] > 0 else np.empty((together, t_last - t_first + 1), np.float64)
+    outcomes = np.full(together, PARTED, np.int64)
+
+    # A trial that stores its state runs alone; a fresh one has held cash since before its first bar.
+    held = 0
+    for k in range(state_pool.shape[1]):
+        if state_usd[0, k] > 0.0:
+            pool[held] = state_pool[0, k]
+            mix[held] = state_usd[0, k]
+            worth[0] += mix[held]
+            held += 1
+    for h in range(held):
+        mix[h] /= worth[0]
+        cash[0] -= mix[h]
+    stand[HELD] = held
+    stand[BAR] = t_first - 1
+    if t_first == t_origin:
+        stand[BAR] = t_first
+        equity[:, 0] = worth
+    every = policies[0]["every"]
+    soonest = max(t_first, policies[0]["lag"] + policies[0]["warmup"])
+    stand[DECIDE] = t_origin + max(0, soonest - t_origin + every - 1) // every * every
+
+    while True:
         outcome = walk(
             growth, index, apy, tvl, next_missing, signal, order, ranked,
-            policies[begin:end], t_origin, t_first, t_last,
-            state_pool[begin:end], state_usd[begin:end], state_cash[begin:end],
-            paths[begin - first : end - first], counts[begin:end], sums[begin:end], trace[begin:end], traced[begin:end],
+            policies, t_first, t_last, stand, pool, mix, cash, worth, False,
+            slot, value, target, chosen, weight, bonus, unit, equity, counts, sums, trace, traced,
         )  # fmt: skip
-        if outcome != OK and end - begin > 1:  # start again, alone
-            counts[begin:end] = 0
-            sums[begin:end] = 0.0
-            traced[begin:end] = 0
-            end = begin + 1
-            continue
-        for trial in range(begin, end):
-            status[trial] = outcome
-            if outcome != OK:
-                paths[trial - first, :] = np.nan
-            elif measures.shape[0] > 0:
-                measure_path(paths[trial - first], capital, days, risk_free, measures[trial])
-        begin = end
-        end = begin + 1
+        if outcome != PARTED:
+            outcomes[:] = outcome
+            break
+        if not walk_alone(
+            growth, index, apy, tvl, next_missing, signal, order, ranked,
+            policies, t_first, t_last, stand, pool, mix, cash, worth,
+            slot, value, target, chosen, weight, bonus, unit, equity, counts, sums, trace, traced, outcomes,
+        ):  # fmt: skip
+            break
+
+    for r in range(together):
+        status[r] = outcomes[r]
+        if status[r] == OK and not np.isfinite(worth[r]):
+            status[r] = NOT_FINITE
+        if status[r] != OK:
+            equity[r, :] = np.nan
+        elif measures.shape[0] > 0:
+            measure_path(equity[r], capital, days, risk_free, measures[r])
+    if state_pool.shape[1] > 0:
+        state_usd[0, :] = 0.0
+        for h in range(stand[HELD]):
+            state_pool[0, h] = pool[h]
+            state_usd[0, h] = mix[h] * worth[0]
+        state_cash[0] = cash[0] * worth[0]
 
 
 @parallel_kernel
@@ -515,9 +466,10 @@ def run_all(
 ):  # fmt: skip
     """Run group `schedule[g]`, which has trials starts[.] .. starts[. + 1] - 1, for every g, on all threads."""
     for g in prange(schedule.size):
-        group = schedule[g]
+        a, b = starts[schedule[g]], starts[schedule[g] + 1]
         run_group(
             growth, index, apy, tvl, next_missing, signal, order, ranked,
-            policies, starts[group], starts[group + 1], t_origin, t_first, t_last, capital, days, risk_free,
-            state_pool, state_usd, state_cash, equity, counts, sums, measures, status, trace, traced,
+            policies[a:b], t_origin, t_first, t_last, capital, days, risk_free,
+            state_pool[a:b], state_usd[a:b], state_cash[a:b],
+            equity[a:b], counts[a:b], sums[a:b], measures[a:b], status[a:b], trace[a:b], traced[a:b],
         )  # fmt: skip
