@@ -27,9 +27,6 @@ Floats = NDArray[np.float64]
 
 DAILY_EQUITY = "backtest_results.csv"
 
-#: Columns of a table of trials that no parameter may be named like.
-RESERVED = frozenset({"trial_id", "strategy", "reason", *MEASURES})
-
 
 @dataclass(frozen=True, slots=True)
 class Params:
@@ -116,9 +113,6 @@ def split_params(
     Raises UsageError for a name or value that does not exist, with the nearest one.
     """
     given = {name: checked(strategy, name, value) for name, value in (sets or {}).items()}
-    for name in strategy.signal_grid.axes:
-        if name in RESERVED:
-            raise UsageError(f"signal parameter {name!r} of strategy {strategy.name!r} has the name of a result column")
     wanted = {name: checked(strategy, name, value) for name, value in (defaults or {}).items()}
     declared = {name: checked(strategy, name, value) for name, value in strategy.policy_grid.defaults().items()}
     signal = strategy.params({name: given[name] for name in strategy.signal_grid.axes if name in given})

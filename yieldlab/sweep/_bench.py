@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -22,9 +23,15 @@ from yieldlab.simulate import Ledger, Ranking
 from yieldlab.space import Value
 from yieldlab.sweep._plan import PLAN_BYTES, ROW_BYTES, Plan, Point
 
+T = TypeVar("T")
+
 #: Most trials, and most pairs of market and signal, of one chunk: the unit that is written, resumed and stopped after.
 CHUNK_TRIALS = 4_096
 CHUNK_POINTS = 16
+
+#: Stretches of trials that an estimate runs, and the trials of one.
+PROBES = 4
+PROBE_TRIALS = 256
 
 #: Bytes per cell of the panel beside its fields: one market, one ranked signal, and what a strategy makes on the way.
 _MARKET_BYTES = 20
@@ -172,38 +179,37 @@ class Bench:
             size //= 2
         return size
 
-    def estimate(self, *, max_memory: int | None = None, probes: int = 192) -> Estimate:
-        """What the sweep will take, from up to `probes` of its trials on two of its signals.
+    def estimate(self, *, max_memory: int | None = None) -> Estimate:
+        """What the sweep will take, from running a few stretches of its trials.
 
         Raises MemoryLimitError and StrategyError as `run` would.
         """
         size = self.chunk_trials(max_memory)
         signals, markets = self.plan.distinct()
+        chunks = self.plan.bounds(size, CHUNK_POINTS).size - 1
         self.first_signal()
-        total = len(self.plan)
-        generator = np.random.default_rng(0)
-        signal_seconds, trial_seconds = 0.0, 0.0
-        for start in generator.integers(0, total, 2):
-            begin = min(int(start), max(0, total - probes))
-            point = next(self.plan.points(begin, min(begin + probes, total)))
-            self.market(point)
-            self._signal = (None, "")
-            signal_seconds += _timed(lambda point=point: self.ranking(point)) / 2  # type: ignore[misc]
-            self.results(point.begin, point.begin + 1)  # compiles, if that is still to be done
-            seconds = _timed(lambda point=point: self.results(point.begin, point.end))  # type: ignore[misc]
-            trial_seconds += seconds / (point.end - point.begin) / 2
-        return Estimate(
-            trials=total,
-            signals=signals,
-            markets=markets,
-            chunks=self.plan.bounds(size, CHUNK_POINTS).size - 1,
-            chunk_trials=size,
-            peak_bytes=self.peak_bytes(size),
-            seconds=signals * signal_seconds + total * trial_seconds,
-        )
+        probes = [self._probe(int(start)) for start in np.random.default_rng(0).integers(0, len(self.plan), PROBES)]
+        signal, trial, rows = (sum(part) / PROBES for part in zip(*probes, strict=True))
+        seconds = signals * signal + len(self.plan) * trial + chunks * rows
+        return Estimate(len(self.plan), signals, markets, chunks, size, self.peak_bytes(size), seconds)
+
+    def _probe(self, begin: int) -> tuple[float, float, float]:
+        """Seconds of a signal, of one trial, and of making a chunk of rows, measured from trial `begin` on."""
+        point = next(self.plan.points(begin, min(begin + PROBE_TRIALS, len(self.plan))))
+        self.market(point)
+        self._signal = (None, "")
+        signal, ranking = _timed(lambda: self.ranking(point))
+        if isinstance(ranking, str):
+            return signal, 0.0, 0.0
+        self.ledger(point._replace(end=point.begin + 1), ranking)  # compiles, if that is still to be done
+        simulated, _ = _timed(lambda: self.ledger(point, ranking))
+        with_rows, _ = _timed(lambda: self.results(point.begin, point.end))
+        table, _ = _timed(lambda: self.plan.frame(point.begin, point.end))
+        trials = point.end - point.begin
+        return signal, (simulated + table) / trials, max(0.0, with_rows - simulated - table)
 
 
-def _timed(work: Callable[[], object]) -> float:
+def _timed(work: Callable[[], T]) -> tuple[float, T]:
     began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+    made = work()
+    return time.perf_counter() - began, made

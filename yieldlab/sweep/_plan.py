@@ -18,7 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from yieldlab import market as markets
-from yieldlab.backtest import RESERVED, checked, kind_of
+from yieldlab.backtest import checked, kind_of
 from yieldlab.errors import DataError, MemoryLimitError, UsageError
 from yieldlab.simulate.policy import PARAMETERS, POLICY, policies
 from yieldlab.space import Grid, Value, trial_ids
@@ -180,9 +180,6 @@ def plan(
     if isinstance(strategy.warmup, str):
         for value in typed[strategy.warmup]:
             strategy.warmup_rows({strategy.warmup: value})
-    for name in strategy.signal_grid.axes:
-        if name in RESERVED:
-            raise UsageError(f"signal parameter {name!r} of strategy {strategy.name!r} has the name of a result column")
     planned = _in_order(strategy, typed)
     _check_size(len(planned), sample, max_memory)
     return _plan(strategy, planned, sample, seed, Conditions(capital, start, end, risk_free))

@@ -271,8 +271,8 @@ def _assemble(folder: RunFolder, bench: Bench, chunks: int, by: str, clock: _Clo
     failed = int(failures.select(pl.len()).collect().item())
     if failed:
         folder.write_frame(FAILURES, failures)
-    ran = trials.with_row_index("position").filter(pl.col("reason").is_null())
-    best = rank(ran.select("position", "trial_id", by), by, limit=BEST)
+    ran = trials.select("trial_id", by, "reason").with_row_index("position").filter(pl.col("reason").is_null())
+    best = rank(ran, by, limit=BEST)
     if best.height:
         equity, trades = bench.paths(best["position"].to_list())
         folder.write_frame(EQUITY, equity)

@@ -36,7 +36,7 @@ def verify(
     """
     if count < 1:
         raise UsageError(f"at least 1 trial must be verified, not {count}")
-    trials = result.scan().with_row_index("position")
+    trials = result.scan().select("trial_id", *MEASURES, "reason").with_row_index("position")
     ran = trials.filter(pl.col("reason").is_null()).select("position").collect().to_series().to_numpy()
     drawn = np.sort(np.random.default_rng(seed).permutation(ran)[:count])
     rows = trials.filter(pl.col("position").is_in(drawn.tolist())).collect()
