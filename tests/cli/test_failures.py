@@ -92,7 +92,7 @@ def test_an_interrupt_leaves_with_130(monkeypatch: pytest.MonkeyPatch, capsys: p
         (["data", "lits"], "there is no command 'yieldlab data lits'; did you mean 'list'?"),
         (["init"], "missing argument 'DIR'; see `yieldlab init --help`"),
         (["doctor", "--jsn"], "--json"),
-        ([], "a command is missing; `yieldlab` has init"),
+        ([], "a command is missing; `yieldlab` has init, doctor, demo, backtest, sql, data"),
         (["runs"], "a command is missing; `yieldlab runs` has"),
         (["doctor", "--config", "absent.toml"], "there is no configuration file absent.toml"),
     ],

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 # isort: off
 from yieldlab.cli import project as project
+from yieldlab.cli import demo as demo
 from yieldlab.cli import backtest as backtest
 from yieldlab.cli import data as data
 from yieldlab.cli import strategies as strategies
+from yieldlab.cli import sweep as sweep
 from yieldlab.cli import runs as runs
 from yieldlab.cli.groups import app as app

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Annotated
@@ -67,9 +66,10 @@ def backtest(
 
     def view() -> Iterator[RenderableType]:
         from yieldlab.report.results import data_line
+        from yieldlab.report.terminal import note
 
         yield from comparison(result)
-        yield data_line(panel.health.as_dict())
+        yield note(data_line(panel.health.as_dict()))
         yield f"Run {folder.id}: {folder.path}"
 
     return Outcome(
@@ -109,7 +109,7 @@ def run_and_keep(
         config,
         trials=len(entries),
         cutoff=cutoff,
-        argv=sys.argv,
+        argv=session.words,
     )
     folder = runs.RunFolder.create(runs_folder(session.settings), manifest, out=out)
     with folder.lock():

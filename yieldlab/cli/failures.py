@@ -60,7 +60,7 @@ def _invoke(arguments: Sequence[str]) -> int:
     from yieldlab.cli.app import app
     from yieldlab.cli.session import Finished, finish
 
-    returned = app(args=list(arguments), prog_name="yieldlab", standalone_mode=False)
+    returned = app(args=list(arguments), prog_name="yieldlab", standalone_mode=False, obj=tuple(arguments))
     if isinstance(returned, Finished):
         return finish(returned)
     if returned == INTERRUPTED:

@@ -33,6 +33,8 @@ class Session:
 
     command: str
     settings: config.Settings
+    #: The words of the command line, which a run keeps.
+    words: tuple[str, ...] = ()
     json: bool = False
     quiet: bool = False
     verbose: bool = False
@@ -111,27 +113,35 @@ _COMMON: Mapping[str, tuple[object, object]] = {
 
 
 def command(
-    group: typer.Typer, name: str, *, settings: Sequence[str] = ()
+    group: typer.Typer, name: str, *, settings: Sequence[str] = (), more: Mapping[str, object] | None = None
 ) -> Callable[[Callable[..., Outcome]], Callable[..., Outcome]]:
     """Register a function `(session, ...) -> Outcome` as command `name` (with its group's word before it).
 
     The command also takes the flags of `settings`, which arrive as `session.settings`, and those that all share.
+    Flags of `more` (name -> annotation) arrive as keywords, None where they were not given.
     """
 
     def register(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
-        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-        shared = {setting: (SETTINGS[setting], None) for setting in settings} | dict(_COMMON)
+        own = [
+            parameter
+            for parameter in list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        shared: dict[str, tuple[object, object]]
+        shared = {name: (annotation, None) for name, annotation in (more or {}).items()}
+        shared |= {setting: (SETTINGS[setting], None) for setting in settings} | dict(_COMMON)
         added = [
             inspect.Parameter(parameter, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
             for parameter, (annotation, default) in shared.items()
         ]
 
-        def run(**arguments: object) -> Finished:
+        def run(context: typer.Context, **arguments: object) -> Finished:
             flags = {setting: arguments.pop(setting) for setting in settings}
             flags = {setting: value for setting, value in flags.items() if value != []}  # a list not given
             file = arguments.pop("config")
             session = Session(
                 command=name,
+                words=("yieldlab", *context.obj),
                 settings=config.load(flags, file=file if isinstance(file, Path) else None),
                 json=bool(arguments.pop("json")),
                 quiet=bool(arguments.pop("quiet")),
@@ -141,7 +151,8 @@ def command(
                 logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s")
             return Finished(session, function(session, **arguments))
 
-        parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + added
+        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        parameters = [context, *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own), *added]
         run.__name__ = function.__name__
         run.__doc__ = function.__doc__
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

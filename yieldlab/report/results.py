@@ -29,7 +29,7 @@ _COLUMNS = {
     "final_value": ("final USD", usd),
 }
 _COMPARED = tuple(_COLUMNS)
-_RANKED = ("annualized_return", "sharpe", "autocorrelation", "max_drawdown", "turnover", "cost_paid", "final_value")
+_RANKED = ("annualized_return", "sharpe", "autocorrelation", "max_drawdown", "turnover", "final_value")
 _MORE = {
     "sortino": ("Sortino", number),
     "calmar": ("Calmar", number),
@@ -50,22 +50,27 @@ def comparison_table(labels: Sequence[str], measures: Sequence[Mapping[str, floa
 
 
 def leaderboard(
-    params: Sequence[Mapping[str, Value]], measures: Sequence[Mapping[str, float | None]], by: str
+    names: Sequence[str],
+    params: Sequence[Mapping[str, Value]],
+    measures: Sequence[Mapping[str, float | None]],
+    equal: Sequence[int],
+    by: str,
 ) -> RenderableType:
-    """Ranked trials: the measure they are ranked by, and the parameters in which they differ."""
-    names = [name for name in (params[0] if params else ()) if len({row[name] for row in params}) > 1]
+    """Ranked trials: those of the parameters `names` in which they differ, and the measure they are ranked by. `equal`
+    says how many trials each stands for."""
+    differing = [name for name in names if len({row[name] for row in params}) > 1]
     shown = _RANKED if by in _RANKED else (by, *_RANKED)
     rows = [
-        [str(rank), *(value_text(row[name]) for name in names), *_cells(measured, shown)]
-        for rank, (row, measured) in enumerate(zip(params, measures, strict=True), start=1)
+        [str(rank), *(value_text(row[name]) for name in differing), *_cells(measured, shown), f"{same:,}"]
+        for rank, (row, measured, same) in enumerate(zip(params, measures, equal, strict=True), start=1)
     ]
-    return table(["#", *names, *_headings(shown)], rows, left=1)
+    return table(["#", *differing, *_headings(shown), "equal"], rows, left=0)
 
 
-def shared_line(params: Sequence[Mapping[str, Value]]) -> str:
-    """The parameters in which the trials shown do not differ."""
-    same = {name: value for name, value in (params[0] if params else {}).items() if len({p[name] for p in params}) == 1}
-    return " ".join(f"{name}={value_text(value)}" for name, value in same.items())
+def shared_line(names: Sequence[str], params: Sequence[Mapping[str, Value]]) -> str:
+    """Those of the parameters `names` in which the trials shown agree."""
+    same = [name for name in names if len({row[name] for row in params}) == 1]
+    return "All of these: " + " ".join(f"{name}={value_text(params[0][name])}" for name in same) if same else ""
 
 
 def data_line(health: Mapping[str, Any]) -> str:
@@ -92,7 +97,9 @@ def data_words(health: Mapping[str, Any]) -> str:
 
 def luck_line(trials: int, autocorrelation: float | None) -> str:
     """What the best of many trials is worth, and what a smooth curve does to a Sharpe ratio."""
-    line = f"The first is the best of {count(trials, 'trial')}: chosen, so partly lucky. Look at it on other days too."
+    line = (
+        f"The first is one of {count(trials, 'trial')}: the best of so many is partly luck; look at it on other days."
+    )
     if autocorrelation is not None and abs(autocorrelation) > SMOOTH:
         line += (
             f" Its returns have an autocorrelation of {number(autocorrelation)}: the curve is smooth, and its Sharpe "
@@ -103,6 +110,11 @@ def luck_line(trials: int, autocorrelation: float | None) -> str:
 
 #: Above this lag-1 autocorrelation of daily returns, a Sharpe ratio scaled by the root of time means little.
 SMOOTH = 0.3
+
+
+def measure_text(name: str, value: float | None) -> str:
+    """A measure in its unit."""
+    return (_COLUMNS | _MORE)[name][1](value)
 
 
 def _headings(names: Iterable[str]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Self
 
 from rich import box
 from rich.console import Console, RenderableType
+from rich.measure import Measurement
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
@@ -19,22 +20,28 @@ from rich.text import Text
 from yieldlab.units import to_percent
 
 PLAIN_WIDTH = 120
+#: Wider than any table, so that the width a table needs is not the width there is.
+MEASURING_WIDTH = 10_000
 SECONDS_BETWEEN_LINES = 30.0
 
 
 def show(parts: Iterable[RenderableType]) -> None:
-    """Print the result on stdout; where it is no terminal, plain text of a fixed width without trailing blanks."""
-    if sys.stdout.isatty():
-        console = Console(highlight=False, markup=False)
-        for part in parts:
-            console.print(part, soft_wrap=isinstance(part, str | Text))
-        return
-    width = int(os.environ.get("COLUMNS", "0")) or PLAIN_WIDTH
-    console = Console(highlight=False, markup=False, width=width, color_system=None, force_terminal=False)
+    """Print the result on stdout: no number is ever cut, and where it is no terminal there are no colours, no trailing
+    blanks and a fixed width."""
+    terminal = sys.stdout.isatty()
     for part in parts:
+        console = Console(highlight=False, markup=False)
+        width = console.width if terminal else int(os.environ.get("COLUMNS", "0")) or PLAIN_WIDTH
+        console.width = MEASURING_WIDTH
+        console.width = max(width, Measurement.get(console, console.options, part).minimum)
         with console.capture() as captured:
-            console.print(part, soft_wrap=isinstance(part, str | Text))
+            console.print(part, soft_wrap=isinstance(part, str))
         print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def note(text: str) -> Text:
+    """Prose, which is wrapped where a plain line (a path, a command) is not."""
+    return Text(text)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", left: int = 1) -> Table:
@@ -47,9 +54,14 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str =
         show_edge=False,
         pad_edge=False,
     )
+    cells = [list(row) for row in rows]
     for index, name in enumerate(columns):
-        drawn.add_column(name, justify="left" if index < left else "right", no_wrap=index >= left, overflow="fold")
-    for row in rows:
+        if index < left:
+            drawn.add_column(name, overflow="fold")
+        else:
+            widest = max(len(name), *(len(row[index]) for row in cells)) if cells else len(name)
+            drawn.add_column(name, justify="right", no_wrap=True, min_width=widest)
+    for row in cells:
         drawn.add_row(*(Text(cell) for cell in row))
     return drawn
 
@@ -102,6 +114,13 @@ class Progress:
             self._spoke = now
             left = (total - done) / rate if rate else float("inf")
             print(f"{self._title}: {count}, about {left:,.0f} s left{'; ' + note if note else ''}", file=sys.stderr)
+
+    def say(self, line: str) -> None:
+        """One line that stays, above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False, markup=False)
+        elif not self._quiet:
+            print(f"{self._title}: {line}", file=sys.stderr)
 
 
 # -- numbers as people read them -----------------------------------------------------------------------------------
