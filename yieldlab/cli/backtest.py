@@ -64,16 +64,26 @@ def backtest(
             each.strategy.audit(panel, each.params.signal, seed=session.settings.seed)
     result, folder = run_and_keep(session, panel, cutoff, entries, window, out)
 
+    config = folder.manifest.config
+
     def view() -> Iterator[RenderableType]:
-        from yieldlab.report.results import data_line
+        from yieldlab.report.results import conditions_line, data_line
         from yieldlab.report.terminal import note
 
+        yield conditions_line(config, panel.health.as_dict())
         yield from comparison(result)
         yield note(data_line(panel.health.as_dict()))
         yield f"Run {folder.id}: {folder.path}"
 
     return Outcome(
-        {"trials": trials_document(result), "panel": panel.health.as_dict(), "path": folder.path},
+        {
+            "trials": trials_document(result),
+            "start": config["start"],
+            "end": config["end"],
+            "capital": config["capital"],
+            "panel": panel.health.as_dict(),
+            "path": folder.path,
+        },
         view,
         run_id=folder.id,
         warnings=[f"{name} failed: {reason}" for name, reason in result.failures.iter_rows()],

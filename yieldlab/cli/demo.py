@@ -64,8 +64,7 @@ def demo(session: Session) -> Outcome:
         yield ""
         yield from backtest.comparison(compared)
         yield ""
-        yield f"A sweep of {SWEPT}: {len(planned):,} trials from {panel.health.first} to {last}"
-        yield ""
+        yield f"A sweep of {SWEPT}: {len(planned):,} trials, one for each combination of its parameters"
         yield from swept.view()
         yield f"The side-by-side run, with daily equity and trades: {folder.path}"
         yield "Next: yieldlab init lab, and your own data with yieldlab data import FILE"

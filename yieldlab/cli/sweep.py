@@ -311,18 +311,22 @@ def leaders(
         ],
         "by": by,
         "count": manifest.trials,
+        "start": manifest.config["start"] or manifest.panel_health["first"],
+        "end": manifest.config["end"] or manifest.panel_health["last"],
+        "capital": manifest.config["capital"],
         "failed": manifest.failed,
         "panel": manifest.panel_health,
         "path": folder.path,
     } | dict(extra or {})
 
     def view() -> Iterator[RenderableType]:
-        from yieldlab.report.results import data_line, leaderboard, luck_line, shared_line
+        from yieldlab.report.results import conditions_line, data_line, leaderboard, luck_line, shared_line
         from yieldlab.report.terminal import note
 
         distinct = ranked.group_by(MEASURES, maintain_order=True).agg(pl.first(*names), pl.len().alias("equal"))
         rows = distinct.head(limit).to_dicts()
         params = [{name: row[name] for name in names} for row in rows]
+        yield conditions_line(manifest.config, manifest.panel_health)
         yield leaderboard(varied, params, rows, [row["equal"] for row in rows], by)
         yield from filter(None, [shared_line(varied, params)])
         yield note(luck_line(manifest.trials, rows[0]["autocorrelation"]))

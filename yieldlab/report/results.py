@@ -73,6 +73,12 @@ def shared_line(names: Sequence[str], params: Sequence[Mapping[str, Value]]) -> 
     return "All of these: " + " ".join(f"{name}={value_text(params[0][name])}" for name in same) if same else ""
 
 
+def conditions_line(config: Mapping[str, Any], health: Mapping[str, Any]) -> str:
+    """The days simulated and the money at the start, which all trials share."""
+    start, end = config["start"] or health["first"], config["end"] or health["last"]
+    return f"Simulated from {start} to {end}, {usd(config['capital'], 0)} USD at the start"
+
+
 def data_line(health: Mapping[str, Any]) -> str:
     """What lies under a result (fields of `panel.Health`): span, pools, how much was observed, what is left out."""
     return "; ".join(
