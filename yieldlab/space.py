@@ -116,7 +116,7 @@ def parse_axis(text: str) -> tuple[str, tuple[Value, ...]]:
         if span:
             low, high, step = int(span[1]), int(span[2]), int(span[3] or 1)
             if high < low or step < 1:
-                raise UsageError(f"cannot read {part!r} in {text!r}; a range goes from low to high, as 1..8 or 10..90..20")
+                raise UsageError(f"cannot read {part!r} in {text!r}; a range goes up, as 1..8 or 10..90..20")
             values.extend(range(low, high + 1, step))
         else:
             values.append(parse_value(part))
@@ -180,7 +180,7 @@ def trial_ids(strategy: str, trials: pl.DataFrame) -> pl.Series:
 
 
 def column(name: str, values: Sequence[Value]) -> pl.Series:
-    """The values of one axis as a typed column: whole numbers Int64, a mix of numbers Float64, anything mixed String."""
+    """The values of one axis as a typed column: whole numbers Int64, mixed numbers Float64, anything mixed String."""
     present = [value for value in values if value is not None]
     if any(isinstance(value, str) for value in present) or len({isinstance(v, bool) for v in present}) > 1:
         return pl.Series(name, [None if value is None else str(value) for value in values], dtype=pl.String)

@@ -88,7 +88,7 @@ def test_settings_give_costs_and_set_fixes_one_value(yieldlab, lab: Path) -> Non
         (["highest_apy", "--grid", "acrual=leading"], 2, "did you mean 'accrual'?"),
         (["highest_apy", "--grid", "top_n="], 2, "write it as name=value"),
         (["highest_apy", "--grid", "top_n=1,,2"], 2, "an empty value between commas"),
-        (["highest_apy", "--grid", "top_n=3..1"], 2, "a range goes from low to high"),
+        (["highest_apy", "--grid", "top_n=3..1"], 2, "a range goes up, as 1..8"),
         (["highest_apy", "--grid", "top_n=0,1"], 2, "top_n must be a whole number >= 1, not 0"),
         (["highest_apy", "--grid", "top_n=1,1"], 2, "repeats a value"),
         (["highest_apy", "--grid", "top_n=1", "--grid", "top_n=2"], 2, "--grid names 'top_n' twice"),
