@@ -154,6 +154,17 @@ def test_an_instant_without_a_zone_is_meant_in_utc() -> None:
     assert panel(naive, as_of=datetime(2024, 1, 2, 23)).digest() == panel(rows, as_of=datetime(2024, 1, 2, 23)).digest()
 
 
+def test_what_is_observed_at_the_very_instant_is_known() -> None:
+    rows = long(("a", 0.5, 0.5, 1.0), ("a", 0.5, 2, 2.0), columns=("pool_id", "valid_at", "observed_at", "apy_percent"))
+    assert panel(rows, as_of=START + timedelta(days=2))["apy"].tolist() == [[0.02]]
+    assert panel(rows, as_of=START + timedelta(days=2, microseconds=-1))["apy"].tolist() == [[0.01]]
+
+
+def test_of_two_rows_observed_together_the_one_ingested_last_counts() -> None:
+    columns = ("pool_id", "valid_at", "observed_at", "ingested_at", "apy_percent")
+    assert panel(long(("a", 0, 1, 9, 2.0), ("a", 0, 1, 8, 1.0), columns=columns))["apy"].tolist() == [[0.02]]
+
+
 def test_assumed_rows_are_counted_and_sources_named() -> None:
     columns = ("pool_id", "valid_at", "observed_at", "apy_percent", "source")
     made = panel(

@@ -153,7 +153,7 @@ def _gaps(daily: pl.DataFrame) -> pl.DataFrame:
 def _stale(daily: pl.DataFrame) -> pl.DataFrame:
     """A pool without yield honestly says zero every day, so zeros make no run."""
     runs = (
-        daily.with_columns(pl.struct("pool_id", "apy_percent").rle_id().alias("run"))
+        daily.with_columns(pl.col("apy_percent").rle_id().alias("run"))
         .group_by("pool_id", "run", maintain_order=True)
         .agg(
             pl.col("apy_percent").first(),

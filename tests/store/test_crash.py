@@ -130,10 +130,12 @@ except DataError as error:
 
 
 def failing_append(store: Store, rows: Path, limit: int = 0) -> str:
+    """What an append that must fail says; a full disk is told in that sentence alone, with no noise besides."""
     done = subprocess.run(
         [sys.executable, "-c", FAILING, str(store.folder), str(rows), str(limit)], capture_output=True, text=True
     )
     assert done.returncode == 3, done.stdout + done.stderr
+    assert limit or done.stderr == ""
     return done.stdout
 
 

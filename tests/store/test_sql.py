@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+import duckdb
 import polars as pl
 import pytest
 
 from yieldlab.errors import UsageError
 from yieldlab.store import Store
+from yieldlab.store._sql import _check
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,17 @@ def test_all_else_is_refused_in_one_line_and_leaves_no_trace(store: Store, what:
     assert len(sentence) < 450
     assert "secret\n" not in sentence
     assert {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("query", ["WITH x AS (COPY (SELECT 1) TO '{}') FROM x", "COPY (SELECT 1) TO '{}'"])
+def test_the_guard_alone_stops_a_copy_that_duckdb_would_do(tmp_path: Path, query: str) -> None:
+    query = query.format(tmp_path / "out.csv")
+    connection = duckdb.connect(":memory:")
+    with pytest.raises((duckdb.BinderException, UsageError)):
+        _check(connection, query)
+    assert not (tmp_path / "out.csv").exists()
+    connection.execute(query)
+    assert (tmp_path / "out.csv").exists()
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,13 @@ def test_a_cutoff_gives_the_same_rows_for_ever(store: Store) -> None:
     assert values(store.metrics()) == [("a", 0, 9.0), ("b", 0, 1.0)]
 
 
+def test_no_cutoff_lies_between_descriptions_and_rows_of_one_append(store: Store) -> None:
+    """A reader who comes between the two commits takes the descriptions' instant as cutoff, and keeps what it saw."""
+    store.append(metrics(("a", 0, 1.0)), NO_ASSETS, now=FETCHED)
+    between = store.assets()["ingested_at"].item()
+    assert store.metrics(ingested_by=between).is_empty()
+
+
 def test_a_correction_by_a_clock_that_runs_behind_still_counts(store: Store) -> None:
     store.append(metrics(("a", 0, 1.0), observed_at=[AGAIN]), NO_ASSETS, now=AGAIN)
     store.append(metrics(("a", 0, 2.0)), NO_ASSETS, now=FETCHED)
@@ -298,6 +305,25 @@ def test_a_broken_table_gives_one_sentence(store: Store, how: str) -> None:
             read()
         assert "\n" not in str(caught.value)
         assert "yield_metrics" in str(caught.value) or "tables" in str(caught.value)
+
+
+def test_files_of_a_write_that_fails_at_its_commit_are_taken_away(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import deltalake
+
+    store.append(metrics(("a", 0, 1.0)), NO_ASSETS)
+    folder = store.folder / "tables" / "yield_metrics"
+    before = set(folder.iterdir())
+
+    def fails(folder: str, *_: Any, **__: Any) -> None:
+        (Path(folder) / "part-new.parquet").write_bytes(b"rows")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(deltalake, "write_deltalake", fails)
+    with pytest.raises(DataError, match="the disk is full"):
+        store.append(metrics(("a", 1, 1.0)), NO_ASSETS)
+    assert set(folder.iterdir()) == before
 
 
 def test_a_table_of_another_kind_is_not_read(store: Store) -> None:

@@ -61,7 +61,6 @@ def _lock(
     allowed = ", ".join(_quoted(str(path)) for paths in files.values() for path in paths)
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET autoload_known_extensions = false")
-    connection.execute("SET python_enable_replacements = false")
     connection.execute("SET temp_directory = ''")
     connection.execute(f"SET allowed_paths = [{allowed}]")
     connection.execute("SET enable_external_access = false")

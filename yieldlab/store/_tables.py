@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ RETENTION_HOURS = 7 * 24
 CHECKPOINT_EVERY = 50
 #: Rows per row group: the unit that readers decode side by side.
 ROW_GROUP = 512 * 1024
+ZSTD_LEVEL = 3
+#: Room for the log and for what a small file has besides its rows.
+SPARE_BYTES = 1 << 20
 #: Characters of a path that the Delta library cannot carry, or that DuckDB takes for a pattern.
 UNUSABLE = "[]|^%\\*?"
 
@@ -92,6 +96,7 @@ class Table:
         before = set(self.folder.glob("*.parquet"))
         try:
             with self._writing():
+                self._find_room(rows)
                 write_deltalake(
                     str(self.folder),
                     rows.select(self.schema.names()),
@@ -133,6 +138,17 @@ class Table:
         paths = pl.DataFrame(self._open().get_add_actions(flatten=True))["path"].sort()
         return [self.folder / unquote(path) for path in paths]
 
+    def _find_room(self, rows: pl.DataFrame) -> None:
+        """Where the disk may be too small, write the rows for trial: the Delta writer would fail with noise on stderr."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(self.folder).free > rows.estimated_size() + SPARE_BYTES:
+            return
+        trial = self.folder / ".trial"
+        try:
+            rows.write_parquet(trial, compression_level=ZSTD_LEVEL)
+        finally:
+            trial.unlink(missing_ok=True)
+
     def _drop_leftovers(self, before: set[Path]) -> None:
         """Take away what a failed write left behind: on a full disk its bytes are the ones that are missing."""
         try:
@@ -160,7 +176,7 @@ class Table:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        with _one_sentence(f"cannot write to the table {self.folder}", "nothing was added"):
+        with _one_sentence(f"cannot write to the table {self.folder}", "nothing was added to it"):
             yield
 
 
@@ -219,7 +235,7 @@ def _disk_is_full(error: BaseException) -> bool:
 def _writer_properties() -> WriterProperties:
     from deltalake import WriterProperties
 
-    return WriterProperties(compression="ZSTD", compression_level=3, max_row_group_size=ROW_GROUP)
+    return WriterProperties(compression="ZSTD", compression_level=ZSTD_LEVEL, max_row_group_size=ROW_GROUP)
 
 
 def _no_hooks() -> PostCommitHookProperties:
