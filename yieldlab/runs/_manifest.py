@@ -8,7 +8,7 @@ import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -68,6 +68,11 @@ class Manifest:
         """`cutoff` to read the same panel with."""
         return None if self.cutoff is None else datetime.fromisoformat(self.cutoff)
 
+    @property
+    def last_day(self) -> date:
+        """The panel's last day: its `end` when it is read again, since more days may have ended since."""
+        return date.fromisoformat(str(self.panel_health["last"]))
+
 
 def describe(
     kind: str,
@@ -81,6 +86,7 @@ def describe(
     argv: Sequence[str] = (),
 ) -> Manifest:
     """The manifest of a run that begins now. `config` holds JSON values only."""
+    config = json.loads(json.dumps(config))
     return Manifest(
         kind=kind,
         status="running",
@@ -90,7 +96,7 @@ def describe(
         config=config,
         config_hash=_hash(config),
         panel_digest=panel.digest(),
-        panel_health=panel.health.as_dict(),
+        panel_health=json.loads(json.dumps(panel.health.as_dict())),
         as_of=None if panel.as_of is None else panel.as_of.isoformat(),
         cutoff=None if cutoff is None else cutoff.isoformat(),
         seed=seed,
