@@ -76,14 +76,14 @@ def test_doctor_names_the_command_for_a_missing_extra(yieldlab, empty: Path, mon
     monkeypatch.setattr(metadata, "version", version)
     told = yieldlab("doctor")
     assert told.code == 0
-    assert 'pip install "yieldlab[vectorbt]"' in told.out
+    assert 'vectorbt (extra vectorbt) (missing): pip install "yieldlab[vectorbt]"' in told.out
 
 
 def test_doctor_fails_where_the_data_folder_cannot_be_made(yieldlab, empty: Path) -> None:
     (empty / "file").write_text("")
     told = yieldlab("doctor", "--data", "file")
     assert told.code == 1
-    assert "cannot be written" in told.out
+    assert "data folder (broken): name another with --data or YIELDLAB_DATA" in told.out
 
 
 def test_the_environment_and_the_file_reach_a_command(yieldlab, lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,10 @@ def doctor(session: Session) -> Outcome:
     def view() -> Iterator[RenderableType]:
         from yieldlab.report.terminal import words
 
-        yield words(["", "", "state", "what to do"], [[f.name, f.value, f.state, f.remedy] for f in findings])
+        yield words(["", "", "state"], [[found.name, found.value, found.state] for found in findings])
+        for found in findings:
+            if found.remedy:
+                yield f"{found.name} ({found.state}): {found.remedy}"
 
     broken = any(finding.state == "broken" for finding in findings)
     return Outcome({"findings": [asdict(finding) for finding in findings]}, view, exit_code=1 if broken else 0)
