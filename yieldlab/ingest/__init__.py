@@ -14,8 +14,8 @@ from types import MappingProxyType
 import polars as pl
 
 from yieldlab import schema
-from yieldlab.ingest._instants import FIRST_BLOCK, instants
 from yieldlab.errors import DataError, UsageError
+from yieldlab.ingest._instants import FIRST_BLOCK, instants
 from yieldlab.store import Store
 
 #: What a file's column may be called, first our own name. Upper and lower case, spaces, `_`, `-` and `.` do not matter.

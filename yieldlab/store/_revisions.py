@@ -58,8 +58,7 @@ def changes(known: pl.DataFrame, incoming: pl.DataFrame, *, now: datetime, inges
     fresh = both["fresh"]
     unchanged = fresh & same_key & _same_as_previous(both, schema.MEASURED)
     added = fresh & ~unchanged
-    first_of_key = _not_known_before(fresh, same_key)
-    new = int((added & first_of_key).sum())
+    new = int((added & ~same_key).sum())
     return Change(
         rows=both.filter(added).drop("fresh"),
         new=new,
@@ -157,8 +156,3 @@ def _keep_known(both: pl.DataFrame, silent: Sequence[str], same_key: pl.Series) 
     last_known = np.maximum.accumulate(np.where(fresh, -1, rows))
     source = pl.Series(np.where(fresh & (last_known >= key_start), last_known, rows))
     return both.with_columns(both[name].gather(source).alias(name) for name in silent)
-
-
-def _not_known_before(fresh: pl.Series, same_key: pl.Series) -> pl.Series:
-    """(rows,) whether no row of the same key lies above."""
-    return fresh & ~same_key

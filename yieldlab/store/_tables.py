@@ -139,7 +139,7 @@ class Table:
         return [self.folder / unquote(path) for path in paths]
 
     def _find_room(self, rows: pl.DataFrame) -> None:
-        """Where the disk may be too small, write the rows for trial: the Delta writer would fail with noise on stderr."""
+        """Where the disk may be too small, write for trial first: the Delta writer fails with noise on stderr."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(self.folder).free > rows.estimated_size() + SPARE_BYTES:
             return
