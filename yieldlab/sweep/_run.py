@@ -14,6 +14,7 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from yieldlab.errors import DataError, UsageError
+from yieldlab.metrics import MEASURES
 from yieldlab.panel import Panel
 from yieldlab.runs import EQUITY, FAILURES, SUCCESS, TRADES, TRIALS, RunFolder, describe, free_folder, refuse_changes
 from yieldlab.strategy import Strategy
@@ -23,8 +24,10 @@ from yieldlab.sweep._rank import RANKED_BY, better, rank
 
 PLAN = "plan.parquet"
 
-#: How many of the best trials leave their equity and trades.
+#: How many of the best trials leave their equity and trades, and among how many those are sought: trials that differ in
+#: a parameter that had no effect count as one.
 BEST = 10
+LOOKED_AT = 1_000
 
 
 class Stop(Protocol):
@@ -271,8 +274,8 @@ def _assemble(folder: RunFolder, bench: Bench, chunks: int, by: str, clock: _Clo
     failed = int(failures.select(pl.len()).collect().item())
     if failed:
         folder.write_frame(FAILURES, failures)
-    ran = trials.select("trial_id", by, "reason").with_row_index("position").filter(pl.col("reason").is_null())
-    best = rank(ran, by, limit=BEST)
+    ran = trials.select("trial_id", *MEASURES, "reason").with_row_index("position").filter(pl.col("reason").is_null())
+    best = rank(ran, by, limit=LOOKED_AT).unique(MEASURES, keep="first", maintain_order=True).head(BEST)
     if best.height:
         equity, trades = bench.paths(best["position"].to_list())
         folder.write_frame(EQUITY, equity)
