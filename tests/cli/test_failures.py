@@ -131,3 +131,10 @@ def test_a_full_disk_is_one_sentence() -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: no space left on the disk")
     assert "Traceback" not in done.stderr
+
+
+def test_v_shows_our_logs_and_not_those_of_libraries() -> None:
+    command = [sys.executable, "-m", "yieldlab", "doctor", "-v"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "yieldlab.cli.session: settings:" in done.stderr
+    assert all("yieldlab" in line for line in done.stderr.splitlines())

@@ -171,7 +171,9 @@ def test_failed_trials_are_rows_with_a_reason_and_the_sweep_is_partial(yieldlab,
     reasons = pl.read_parquet(Path(document["data"]["path"]) / "trials.parquet")["reason"].drop_nulls()
     assert reasons.len() == 2
     assert "not today" in reasons[0]
-    assert yieldlab("sweep", "show", document["run_id"]).code == 4
+    shown = yieldlab("sweep", "show", document["run_id"])
+    assert shown.code == 0
+    assert "2 trials failed" in shown.err
 
 
 def test_random_trials_are_held_to_vectorbt(yieldlab, lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,9 @@ def _report(arguments: Sequence[str], sentence: str, code: int, kind: str) -> in
 
 def _command_words(arguments: Sequence[str]) -> list[str]:
     """The leading words of the command line that name the command."""
-    groups = ("data", "strategies", "sweep", "runs")
+    from yieldlab.cli.groups import app
+
+    groups = [group.name for group in app.registered_groups]
     words = [word for word in arguments if not word.startswith("-")][:2]
     return words if words and words[0] in groups else words[:1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from yieldlab.space import Value
     from yieldlab.store import Store
     from yieldlab.strategy import Strategy
+
+_log = logging.getLogger(__name__)
 
 #: Settings that are policy parameters under another name.
 _COSTS = {"cost_bps": "cost", "gas_usd": "gas_usd"}
@@ -99,4 +102,6 @@ def read_panel(store: Store, fields: Iterable[str], as_of: datetime | None) -> t
     """The panel with these fields beside APY and TVL, and the store's cutoff it was read at."""
     cutoff = store.cutoff()
     wanted = list(dict.fromkeys(("apy", "tvl_usd", *fields)))
-    return store.panel(fields=wanted, as_of=as_of, ingested_by=cutoff), cutoff
+    panel = store.panel(fields=wanted, as_of=as_of, ingested_by=cutoff)
+    _log.debug("read %r from %r as stored by %s", panel, store, cutoff)
+    return panel, cutoff

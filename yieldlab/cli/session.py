@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from yieldlab.report.terminal import Progress
     from yieldlab.store import Store
 
+_log = logging.getLogger(__name__)
+
 JSON_SCHEMA_VERSION = 1
 STATUS = {0: "ok", 3: "failed", 4: "partial", 5: "failed", 130: "interrupted"}
 
@@ -148,7 +150,7 @@ def command(
                 verbose=bool(arguments.pop("verbose")),
             )
             if session.verbose:
-                logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s")
+                _listen(session)
             return Finished(session, function(session, **arguments))
 
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
@@ -163,9 +165,19 @@ def command(
     return register
 
 
+def _listen(session: Session) -> None:
+    """Show what yieldlab logs; the libraries under it keep their own counsel unless they warn."""
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(relativeCreated)6d ms %(name)s: %(message)s"
+    )
+    logging.getLogger("yieldlab").setLevel(logging.DEBUG)
+    _log.debug("settings: %s", session.settings)
+
+
 def finish(finished: Finished) -> int:
     """Print the one result, and on stderr what has to be known about it; returns the exit code."""
     session, outcome = finished.session, finished.outcome
+    _log.debug("%s: done, exit code %d", session.command, outcome.exit_code)
     if session.json:
         print(json.dumps(document(session.command, outcome), indent=2, ensure_ascii=False, allow_nan=False))
     else:

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -203,7 +203,7 @@ def show(
     if kept == 0:
         raise UsageError(f"no trial of run {folder.id} keeps within these limits; loosen --min-... or --max-...")
     first = rank(result.scan(), by, minima=minima, maxima=maxima, limit=LOOKED_AT * limit)
-    return leaders(folder, first, by, limit, {"within_limits": kept})
+    return replace(leaders(folder, first, by, limit, {"within_limits": kept}), exit_code=0)
 
 
 # -- how a sweep is followed to its end ----------------------------------------------------------------------------
