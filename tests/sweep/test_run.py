@@ -288,3 +288,14 @@ def test_measures_are_null_where_they_are_undefined(steady: Strategy, panel: Pan
     trials = sweep(plan(steady), panel, out=tmp_path / "run").trials
     floats = trials.select(pl.col(pl.Float64)).fill_null(0.0).to_numpy()
     assert np.isfinite(floats).all()
+
+
+def test_the_example_in_the_documentation_runs(panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[2]
+    _, example = (root / "docs" / "runs.md").read_text().split("```python\n")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "strategies").symlink_to(root / "strategies")
+    names: dict[str, object] = {"panel": panel, "signal": panel["apy"]}
+    exec(example.split("```")[0], names)  # the text is our own
+    assert isinstance(names["calm"], pl.DataFrame)
+    assert (tmp_path / "my-run" / "_SUCCESS").is_file()
