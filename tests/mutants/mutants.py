@@ -56,7 +56,7 @@ MUTANTS = (
         "or strangers <= 1:",
     ),
     Mutant("holds one pool too many", CHOICE, "            if count == top_n:", "            if count > top_n:"),
-    Mutant("leaves out the power of weights", CHOICE, "                weight[k] **= power", "                pass"),
+    Mutant("leaves out the power of weights", CHOICE, "(weight[k] / largest) ** power", "weight[k] / largest"),
     Mutant("scales signal weights up to 1", CHOICE, "    if weighting != SIGNAL or total > 1.0:", "    if True:"),
     Mutant(
         "leaves the excess over the cap in cash",

@@ -106,10 +106,8 @@ def weigh(signal, tvl, d, chosen, count, weighting, power, cap, weight):
         return 0.0
     total = 0.0
     for k in range(count):
-        if weighting != SIGNAL:
-            weight[k] /= largest  # keeps the power within range; the proportions are the same
-            if power != 1.0:
-                weight[k] **= power
+        if power != 1.0 and weighting != SIGNAL:
+            weight[k] = (weight[k] / largest) ** power  # shares of the largest stay within range
         total += weight[k]
     if weighting != SIGNAL or total > 1.0:
         for k in range(count):

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from yieldlab._jit import inlined_kernel, kernel, parallel_kernel, prange
+from yieldlab._jit import borrowed, inlined_kernel, keep, kernel, parallel_kernel, prange
 from yieldlab.metrics._kernels import PATH_MEASURES, measure_path
 from yieldlab.simulate._choice_kernels import TVL, choose, weigh
 
@@ -31,11 +31,13 @@ TRACE_FULL = 2
 PARTED = 3
 CLEAN = 4
 
-# Where a walk stands: pools held, the bar at whose end its mix stands, the next bar on which it decides.
+# Where a walk stands: pools held, the bar at whose end its mix stands, the next bar on which it decides; and whether it
+# is to stop once every pool in play was traded.
 HELD = 0
 BAR = 1
 DECIDE = 2
-PLACES = 3
+STOPS = 3
+PLACES = 4
 
 # Tolerances, the same in the oracle.
 TRADE_TOLERANCE = 1e-9
@@ -138,16 +140,16 @@ def stale_value(index, next_missing, pool, mix, held, t, t_next):
 @kernel
 def walk(
     growth, index, apy, tvl, next_missing, signal, order, ranked,
-    policies, t_first, t_last, stand, pool, mix, cash_left, worth, until_clean,
+    policies, t_first, t_last, stand, pool, mix, cash_left, worth,
     slot, value, target, chosen, weight, bonus, unit,
     equity, counts, sums, trace, traced,
 ):  # fmt: skip
     """Take trials that differ in `cost` at most from where they stand to bar t_last; returns why it stopped.
 
     `stand`, `pool` (K,), `mix` (K,) and `cash_left` (1,) say where they stand in common, `worth` (R,) what each is
-    worth in USD; they are left where the walk stops. With `until_clean` it stops once every pool in play was traded.
-    Fills equity (R, W), whose first column is bar t_first, counts (R, COUNTS), sums (R, SUMS) and trace (R, most
-    trades, TRADE_COLUMNS). `slot` (N,), all -1, and the arrays after it are scratch.
+    worth in USD; they are left where the walk stops. Fills equity (R, W), whose first column is bar t_first, counts
+    (R, COUNTS), sums (R, SUMS) and trace (R, most trades, TRADE_COLUMNS). `slot` (N,), all -1, and the arrays after it
+    are scratch.
     """
     policy = policies[0]
     together = policies.size
@@ -189,12 +191,16 @@ def walk(
                 for u in range(t + 1, t_next):
                     invested += unit[u] - cash
                 stale = stale_value(index, next_missing, pool, mix, held, t, t_next)
+            if t_next > t + 1:
+                for r in range(together):
+                    for u in range(t + 1, t_next):
+                        equity[r, u - t_first] = worth[r] * unit[u]
             for r in range(together):
-                for u in range(t + 1, t_next + 1):
-                    equity[r, u - t_first] = worth[r] * unit[u]
                 sums[r, INVESTED] += worth[r] * invested
-                sums[r, STALE] += worth[r] * stale
+                if stale > 0.0:
+                    sums[r, STALE] += worth[r] * stale
                 worth[r] *= grown
+                equity[r, t_next - t_first] = worth[r]
             shrink = 1.0 / grown
             for h in range(held):
                 mix[h] = value[h] * shrink
@@ -261,7 +267,7 @@ def walk(
         # 3f: trade, exactly.
         least = 1.0
         for r in range(together):
-            gas[r] = gas_usd * trades / worth[r]
+            gas[r] = gas_usd * trades / worth[r] if gas_usd > 0.0 else 0.0
             kept[r] = 1.0 - (costs[r] * moved + gas[r]) / (1.0 + costs[r] * lean)
             paid[r] = costs[r] * (moved - lean * (1.0 - kept[r]))
             if 1.0 - kept[r] > narrowest:
@@ -314,7 +320,7 @@ def walk(
                 held += 1
             else:
                 slot[pool[k]] = -1
-        if until_clean and left == 0:
+        if stand[STOPS] and left == 0:
             outcome = CLEAN
             break
 
@@ -344,37 +350,36 @@ def walk_alone(
     pools = np.empty((together, pool.size), np.int64)
     mixes = np.empty((together, mix.size), np.float64)
     cash = np.empty((together, 1), np.float64)
-    alike = True
-    for until_clean in (True, False):
+    held = stand[HELD]
+    for r in range(together):
+        stands[r, :] = stand
+        pools[r, :held] = pool[:held]
+        mixes[r, :held] = mix[:held]
+        cash[r, 0] = cash_left[0]
+        outcomes[r] = CLEAN
+    for stops in (1, 0):
         for r in range(together):
-            if until_clean:
-                held = stand[HELD]
-                stands[r, :] = stand
-                pools[r, :held] = pool[:held]
-                mixes[r, :held] = mix[:held]
-                cash[r, 0] = cash_left[0]
-            elif outcomes[r] != CLEAN:
-                continue
-            outcomes[r] = walk(
-                growth, index, apy, tvl, next_missing, signal, order, ranked,
-                policies[r : r + 1], t_first, t_last, stands[r], pools[r], mixes[r], cash[r], worth[r : r + 1],
-                until_clean, slot, value, target, chosen, weight, bonus, unit,
-                equity[r : r + 1], counts[r : r + 1], sums[r : r + 1], trace[r : r + 1], traced[r : r + 1],
-            )  # fmt: skip
-        if until_clean:
-            for r in range(together):
-                held = stands[0, HELD]
-                alike = alike and outcomes[r] == CLEAN and bool(np.all(stands[r] == stands[0]))
-                alike = alike and bool(np.all(pools[r, :held] == pools[0, :held]))
-                alike = alike and bool(np.all(mixes[r, :held] == mixes[0, :held]))
-            if alike:
-                held = stands[0, HELD]
-                stand[:] = stands[0]
-                pool[:held] = pools[0, :held]
-                mix[:held] = mixes[0, :held]
-                cash_left[0] = cash[0, 0]
-                break
-    return alike
+            if outcomes[r] == CLEAN:
+                stands[r, STOPS] = stops
+                outcomes[r] = walk(
+                    growth, index, apy, tvl, next_missing, signal, order, ranked,
+                    policies[r : r + 1], t_first, t_last, stands[r], pools[r], mixes[r], cash[r], worth[r : r + 1],
+                    slot, value, target, chosen, weight, bonus, unit,
+                    equity[r : r + 1], counts[r : r + 1], sums[r : r + 1], trace[r : r + 1], traced[r : r + 1],
+                )  # fmt: skip
+        held = stands[0, HELD]
+        alike = stops == 1
+        for r in range(together):
+            alike = alike and outcomes[r] == CLEAN and bool(np.all(stands[r] == stands[0]))
+            alike = alike and bool(np.all(pools[r, :held] == pools[0, :held]))
+            alike = alike and bool(np.all(mixes[r, :held] == mixes[0, :held]))
+        if alike:
+            stand[:STOPS] = stands[0, :STOPS]
+            pool[:held] = pools[0, :held]
+            mix[:held] = mixes[0, :held]
+            cash_left[0] = cash[0, 0]
+            return True
+    return False
 
 
 @kernel
@@ -392,17 +397,18 @@ def run_group(
     together = policies.size
     pools = growth.shape[1]
     stand = np.empty(PLACES, np.int64)
-    pool = np.empty(pools, np.int64)
-    mix = np.empty(pools, np.float64)
     cash = np.ones(1, np.float64)
     worth = state_cash.copy()
-    slot = np.full(pools, -1, np.int64)  # pool -> its seat among those held, -1 = not held
-    value = np.empty(pools, np.float64)
-    target = np.empty(pools, np.float64)
-    chosen = np.empty(2 * pools, np.int64)
-    weight = np.empty(pools, np.float64)
-    bonus = np.empty(pools, np.float64)
-    unit = np.empty(growth.shape[0], np.float64)  # V of one USD in the present mix, by bar
+    numbers = np.empty((5, pools), np.float64)
+    places = np.empty((4, pools), np.int64)
+    path = np.empty(growth.shape[0], np.float64)
+    mix, value, target = borrowed(numbers[0]), borrowed(numbers[1]), borrowed(numbers[2])
+    weight, bonus = borrowed(numbers[3]), borrowed(numbers[4])
+    pool, slot, chosen = borrowed(places[0]), borrowed(places[1]), borrowed(places[2:].reshape(-1))
+    slot[:] = -1  # pool -> its seat among those held, -1 = not held
+    unit = borrowed(path)  # V of one USD in the present mix, by bar
+    growth, index, apy, tvl = borrowed(growth), borrowed(index), borrowed(apy), borrowed(tvl)
+    next_missing, signal, order, ranked = borrowed(next_missing), borrowed(signal), borrowed(order), borrowed(ranked)
     equity = paths if paths.shape[0] > 0 else np.empty((together, t_last - t_first + 1), np.float64)
     outcomes = np.full(together, PARTED, np.int64)
 
@@ -418,6 +424,7 @@ def run_group(
         mix[h] /= worth[0]
         cash[0] -= mix[h]
     stand[HELD] = held
+    stand[STOPS] = 0
     stand[BAR] = t_first - 1
     if t_first == t_origin:
         stand[BAR] = t_first
@@ -429,7 +436,7 @@ def run_group(
     while True:
         outcome = walk(
             growth, index, apy, tvl, next_missing, signal, order, ranked,
-            policies, t_first, t_last, stand, pool, mix, cash, worth, False,
+            policies, t_first, t_last, stand, pool, mix, cash, worth,
             slot, value, target, chosen, weight, bonus, unit, equity, counts, sums, trace, traced,
         )  # fmt: skip
         if outcome != PARTED:
@@ -456,6 +463,7 @@ def run_group(
             state_pool[0, h] = pool[h]
             state_usd[0, h] = mix[h] * worth[0]
         state_cash[0] = cash[0] * worth[0]
+    keep(numbers, places, path)
 
 
 @parallel_kernel
