@@ -44,8 +44,10 @@ def demo(session: Session) -> Outcome:
     panel, cutoff = inputs.read_panel(store, ("apy", "tvl_usd"), None)
     last = date.fromisoformat(panel.health.last)
     first = max(last - timedelta(days=DAYS), date.fromisoformat(panel.health.first))
+    session.say("comparing strategies; the first time ever, their kernels are compiled, which takes half a minute")
     compared, folder = backtest.run_and_keep(session, panel, cutoff, entries, (first, None))
     planned = sweeps.plan(find(SWEPT, folders), capital=CAPITAL_USD, defaults=costs)
+    session.say(f"sweeping {len(planned):,} trials")
     with sweep.stopper() as stop:
         events = sweeps.run(
             planned,
