@@ -54,7 +54,7 @@ def keep(*arrays: object) -> None:
     """Does nothing; owners of `borrowed` memory are not freed before the line on which they are kept."""
 
 
-if numba.config.DISABLE_JIT:
+if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
 
     def borrowed(array: A) -> A:
         """Uncompiled, nothing counts references at a call: the array itself."""
