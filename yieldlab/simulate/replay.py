@@ -28,6 +28,9 @@ GAS = "gas"
 #: Price of that order's one share: vectorbt takes a fee only with an order, and refuses a sale smaller than its fee.
 _GAS_PRICE_USD = 1e-12
 
+#: Spare cash as a share of the highest equity: far above what vectorbt takes for equal (1e-9), far below what shows.
+_SPARE = 1e-6
+
 
 def replay(market: Market, ledger: Ledger, trials: Sequence[int] | None = None) -> vectorbt.Portfolio:
     """A vectorbt Portfolio with one cash-sharing group per trial (all by default), rebuilt from the emitted trades.
@@ -70,18 +73,17 @@ def replay(market: Market, ledger: Ledger, trials: Sequence[int] | None = None) 
 
 
 def spare_cash(ledger: Ledger, trials: Sequence[int] | None = None) -> Floats:
-    """USD, per trial, that its vectorbt group has on top of the capital.
+    """USD, per trial, that its vectorbt group has on top of the capital; it is never touched.
 
-    A pool that is left untraded can leave a trial short of cash by the cost of its other trades; vectorbt lends none.
+    A trial that spends its last cent would be refused by vectorbt over rounding, and one that leaves a pool untraded
+    can be short of cash by the cost of its other trades, of which vectorbt lends none.
     """
     spare = []
     for trial in _checked(ledger, trials):
-        trades = ledger.trades.filter(trial=trial)
-        flows = trades.group_by("row").agg(pl.sum("amount_usd", "cost_usd", "gas_usd")).sort("row")
-        spent = flows.select(pl.sum_horizontal("amount_usd", "cost_usd", "gas_usd").cum_sum()).to_series()
-        short = float(spent.max() or 0.0) - ledger.capital  # type: ignore[arg-type]
-        # Up to here it is rounding, which vectorbt forgives; and it would spend so small a reserve with the last cent.
-        spare.append(short if short > 1e-9 * ledger.capital else 0.0)
+        flows = ledger.trades.filter(trial=trial).group_by("row").agg(pl.sum("amount_usd", "cost_usd", "gas_usd"))
+        spent = flows.sort("row").select(pl.sum_horizontal("amount_usd", "cost_usd", "gas_usd").cum_sum()).to_series()
+        short = max(0.0, float(spent.max() or 0.0) - ledger.capital)  # type: ignore[arg-type]
+        spare.append(short + _SPARE * float(ledger.kept_equity[trial].max()))
     return np.array(spare)
 
 
