@@ -42,7 +42,7 @@ imports: $(INSTALLED)
 check: lint types imports test
 
 bench: $(INSTALLED)
-	$(BIN)/python tests/benchmarks/bench.py
+	$(BIN)/python tests/benchmarks/bench.py --out docs/performance.md
 
 mutants: $(INSTALLED)
 	$(BIN)/python tests/mutants/run.py
