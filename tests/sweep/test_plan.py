@@ -41,6 +41,9 @@ def test_the_warm_up_of_the_strategy_is_the_policys_unless_it_is_set(steady: Str
     planned = plan(steady)
     assert (planned.frame(0, len(planned))["warmup"] == planned.frame(0, len(planned))["lookback"]).all()
     assert set(plan(steady, {"warmup": [0]}).frame(0, 5)["warmup"]) == {0}
+    fixed = sweep_worlds.STEADY.replace('WARMUP = "lookback"', "WARMUP = 5")
+    other = sweep_worlds.strategy(steady.path.parent, fixed, "fixed")
+    assert set(plan(other).frame(0, 9)["warmup"]) == set(plan(other).records(0, 9)["warmup"]) == {5}
     assert split_params(steady).policy["warmup"] == 3
     assert split_params(steady, {"lookback": 10}).policy["warmup"] == 10
     assert split_params(steady, {"lookback": 10, "warmup": 4}).policy["warmup"] == 4

@@ -193,8 +193,10 @@ def test_resume_computes_only_what_is_missing(
 def test_resuming_a_complete_run_computes_nothing(steady: Strategy, panel: Panel, tmp_path: Path) -> None:
     expected = complete(steady, panel, tmp_path / "run")
     (tmp_path / "run" / "trials.parquet").unlink()
-    events = list(resume(RunFolder(tmp_path / "run"), steady, panel))
-    assert not [event for event in events if isinstance(event, ChunkDone)]
+    events = resume(RunFolder(tmp_path / "run"), steady, panel)
+    assert isinstance(next(events), Planned)
+    assert not (tmp_path / "run" / "_SUCCESS").exists()
+    assert [type(event) for event in events] == [Finished]
     assert tables(tmp_path / "run") == expected
 
 

@@ -60,12 +60,13 @@ def swept(planned: Plan, panel: Panel, out: Path, **how: int) -> SweepResult:
     return last.result
 
 
+@pytest.mark.parametrize("grid", [{"gas_usd": [0, 3]}, {"lookback": [3], "sign": [1.0], "top_n": [1, 2]}])
 def test_each_trial_of_a_sweep_is_the_backtest_of_its_parameters(
-    steady: Strategy, panel: Panel, tmp_path: Path
+    steady: Strategy, panel: Panel, tmp_path: Path, grid: dict
 ) -> None:
-    planned = plan(steady, {**MARKETS, "gas_usd": [0, 3]}, sample=80, seed=2, capital=500.0, risk_free=0.01)
+    planned = plan(steady, {**MARKETS, **grid}, sample=60, seed=2, capital=500.0, risk_free=0.01)
     trials = sweep(planned, panel, out=tmp_path / "run").trials
-    assert trials.height == 80
+    assert trials.height == 60
     for row in trials.iter_rows(named=True):
         sets = {name: row[name] for name in planned.parameters}
         alone = compare(panel, [entry(steady, sets)], capital=500.0, risk_free=0.01).trials.row(0, named=True)
@@ -157,6 +158,14 @@ def test_events_tell_how_far_it_is(steady: Strategy, panel: Panel, tmp_path: Pat
     assert isinstance(chunks[-1], ChunkDone)
     assert chunks[-1].best == last.result.trials["annualized_return"].max()
     assert chunks[-1].best_trial == last.result.best(limit=1)["trial_id"][0]
+
+
+def test_the_best_so_far_is_the_least_where_less_is_better(steady: Strategy, panel: Panel, tmp_path: Path) -> None:
+    *chunks, last = run(plan(steady), panel, out=tmp_path / "run", chunk_trials=50, by="volatility")
+    seen = [chunk.best for chunk in chunks if isinstance(chunk, ChunkDone)]
+    assert isinstance(last, Finished)
+    assert seen[-1] == last.result.trials["volatility"].min() < seen[0]  # type: ignore[operator]
+    assert last.result.equity["trial_id"][0] == last.result.best("volatility", 1)["trial_id"][0]
 
 
 def test_a_point_without_a_signal_costs_only_its_trials(frail: Strategy, panel: Panel, tmp_path: Path) -> None:
