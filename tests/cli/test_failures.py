@@ -26,6 +26,7 @@ from yieldlab.errors import AuditError, ConfigError, DataError, StrategyError, U
         (OSError(errno.ENOSPC, "No space left on device", "x.parquet"), 1, "no space left on the disk for x.parquet"),
         (RuntimeError("Generic error: IO: No space left on device (os error 28)"), 1, "no space left on the disk"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, "Permission denied for /x"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "x/y"), 1, "not a directory: x/y"),
         (MemoryError(), 1, "out of memory"),
         (KeyError("k"), 1, "unexpected KeyError: 'k'"),
     ],

@@ -49,8 +49,8 @@ def describe(error: Exception) -> tuple[str, int]:
         return f"no space left on the disk{where}; nothing was kept of the write that failed", 1
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{error.strerror} for {error.filename}; name a folder that can be written with --data or --out", 1
-    if isinstance(error, OSError):
-        return _one_line(str(error)), 1
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror.lower()}: {error.filename}", 1
     if isinstance(error, MemoryError):
         return "out of memory; ask for less with --max-memory, --sample or fewer values in --grid", 1
     return f"unexpected {type(error).__name__}: {_one_line(str(error))} (run again with -v for where it happened)", 1
