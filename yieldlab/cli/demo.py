@@ -29,7 +29,7 @@ def demo(session: Session) -> Outcome:
     """
     from yieldlab import sweep as sweeps
     from yieldlab.backtest import entry
-    from yieldlab.cli import backtest, data, inputs, sweep
+    from yieldlab.cli import backtest, data, following, inputs, sweep
     from yieldlab.cli.runs import runs_folder
     from yieldlab.strategy import bundled_folder, find
 
@@ -48,7 +48,7 @@ def demo(session: Session) -> Outcome:
     compared, folder = backtest.run_and_keep(session, panel, cutoff, entries, (first, None))
     planned = sweeps.plan(find(SWEPT, folders), capital=CAPITAL_USD, defaults=costs)
     session.say(f"sweeping {len(planned):,} trials")
-    with sweep.stopper() as stop:
+    with following.stopper() as stop:
         events = sweeps.run(
             planned,
             panel,
@@ -58,7 +58,7 @@ def demo(session: Session) -> Outcome:
             threads=session.settings.jobs,
             stop=stop,
         )
-        swept = sweep.ended(session, sweep.follow(session, SWEPT, events), planned, panel)
+        swept = sweep.ended(session, following.follow(session, SWEPT, events), planned, panel)
 
     def view() -> Iterator[RenderableType]:
         yield from filter(None, [sampled])

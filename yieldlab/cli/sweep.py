@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from yieldlab.cli import groups, inputs
+from yieldlab.cli.following import follow, resume_command, stopper
 from yieldlab.cli.options import AsOf, CheckCausal, End, Out, Set, Start
 from yieldlab.cli.runs import Run, runs_folder
 from yieldlab.cli.session import Outcome, Session, command
@@ -206,62 +203,6 @@ def show(
     return replace(leaders(folder, first, by, limit, {"within_limits": kept}), exit_code=0)
 
 
-# -- how a sweep is followed to its end ----------------------------------------------------------------------------
-
-
-class _Stop:
-    """Whether Ctrl-C was pressed."""
-
-    requested = False
-
-
-@contextmanager
-def stopper() -> Iterator[_Stop]:
-    """The first Ctrl-C asks for an end after the chunk in work, a second one ends at once."""
-    stop = _Stop()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if stop.requested:
-            raise KeyboardInterrupt
-        stop.requested = True
-        print("stopping after this chunk; once more ends at once", file=sys.stderr, flush=True)
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def follow(session: Session, title: str, events: Iterator[sweeps.Event]) -> sweeps.Finished | sweeps.Interrupted:
-    """Show every event of a sweep until its last one."""
-    from yieldlab import sweep
-    from yieldlab.report.results import measure_text
-
-    last: sweeps.Finished | sweeps.Interrupted | None = None
-    planned: sweeps.Planned | None = None
-    try:
-        with session.progress(title) as progress:
-            for event in events:
-                match event:
-                    case sweep.Planned():
-                        planned = event
-                        progress.update(event.done, event.trials)
-                    case sweep.ChunkDone():
-                        best = "" if event.best is None else f"best {event.by} {measure_text(event.by, event.best)}"
-                        progress.update(event.done, event.total, best)
-                    case sweep.TrialsFailed():
-                        progress.say(f"{event.count:,} trials failed: {event.reason}")
-                    case sweep.Interrupted() | sweep.Finished():
-                        last = event
-    except KeyboardInterrupt:
-        if planned is not None:
-            session.say(f"resume with: {_resume_command(session, planned.run_id, planned.path)}")
-        raise
-    assert last is not None  # every sweep ends with one of the two
-    return last
-
-
 def ended(
     session: Session,
     last: sweeps.Finished | sweeps.Interrupted,
@@ -273,7 +214,7 @@ def ended(
     from yieldlab import sweep
 
     if isinstance(last, sweep.Interrupted):
-        again = _resume_command(session, last.run_id, last.path)
+        again = resume_command(session, last.run_id, last.path)
         return _interrupted(last, again)
     folder = last.result.folder
     extra: dict[str, object] = {}
@@ -413,12 +354,6 @@ def _refuse_other_settings(session: Session, manifest: Manifest, strategy: Strat
                 f"the configuration has changed since the run began: {name} was {was}, is {is_now}; "
                 "set it back or run the sweep anew"
             )
-
-
-def _resume_command(session: Session, run_id: str, path: Path) -> str:
-    inside = path.parent == runs_folder(session.settings)
-    data = f" --data {session.settings.data}" if "data" in session.settings.flags else ""
-    return f"yieldlab sweep resume {run_id if inside else path}{data}"
 
 
 def _values_of(manifest: Manifest, name: str) -> int:
