@@ -8,6 +8,7 @@ import pytest
 from yieldlab.errors import UsageError
 from yieldlab.metrics import LESS_IS_BETTER, MEASURES
 from yieldlab.sweep import rank, varied
+from yieldlab.sweep._rank import better
 
 TRIALS = pl.DataFrame(
     {
@@ -53,3 +54,13 @@ def test_the_order_of_rows_changes_nothing() -> None:
 def test_varied_names_the_parameters_that_differ() -> None:
     frame = pl.DataFrame({"a": [1, 1], "b": [1, 2], "c": [None, 1]})
     assert varied(frame, ["a", "b", "c"]) == ["b", "c"]
+
+
+def test_better_is_what_ranks_before() -> None:
+    assert better("sharpe", 2.0, 1.0)
+    assert not better("sharpe", 1.0, 2.0)
+    assert better("volatility", 1.0, 2.0)
+    assert not better("volatility", 2.0, 1.0)
+    assert better("sharpe", -1.0, None)
+    assert not better("sharpe", None, -1.0)
+    assert not better("sharpe", 1.0, 1.0)
