@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import date
 from pathlib import Path
 
@@ -73,9 +74,10 @@ def test_a_constant_five_percent_returns_five_percent_a_year() -> None:
 
 def test_two_strategies_side_by_side_are_each_as_alone(one: Strategy, steady: Strategy) -> None:
     panel = sweep_worlds.panel()
-    entries = [entry(one, {"pool": 1}), entry(steady, {"cost": 0.0, "accrual": "leading"})]
+    stale = dataclasses.replace(entry(steady, {"max_stale_days": 0}), label="stale")
+    entries = [entry(one, {"pool": 1}), entry(steady, {"cost": 0.0, "accrual": "leading"}), stale]
     both = compare(panel, entries, capital=77.0, start=date(2024, 1, 20), end=date(2024, 3, 1), risk_free=0.02)
-    assert both.trials["strategy"].to_list() == ["one", "steady"]
+    assert both.trials["strategy"].to_list() == ["one", "steady", "stale"]
     for position, each in enumerate(entries):
         alone = compare(panel, [each], capital=77.0, start=date(2024, 1, 20), end=date(2024, 3, 1), risk_free=0.02)
         assert both.trials.select("trial_id", *MEASURES)[position].equals(alone.trials.select("trial_id", *MEASURES))
