@@ -131,7 +131,7 @@ def test_ctrl_c_finishes_the_chunk_and_resume_ends_with_the_same_bytes(
     assert process.wait() == 130
     folder = RunFolder(tmp_path / "run")
     assert folder.status == folder.manifest.status == "interrupted"
-    assert all(SweepResult.open(folder).trials["reason"].is_null())
+    assert len(folder.chunks()) < 108  # none at all if the signal came before the first
     assert worker(tmp_path).wait() == 0
     assert tables(tmp_path / "run") == expected
 
@@ -152,12 +152,14 @@ def test_dying_at_any_write_loses_nothing(
         left = [deadly]
 
         def dying(*arguments: object, left: list[int] = left) -> None:
+            if call == "replace" and not str(arguments[0]).startswith(str(tmp_path)):
+                return real(*arguments)  # a compiler that keeps what it made
             left[0] -= 1
             if left[0] == 0:
                 raise Died
             if left[0] < 0:  # dead processes write no more
                 raise Died
-            real(*arguments)
+            return real(*arguments)
 
         out = tmp_path / f"run{deadly}"
         monkeypatch.setattr(os, call, dying)
