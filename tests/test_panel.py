@@ -233,7 +233,12 @@ def test_a_window_is_given_in_days_and_must_lie_inside() -> None:
     [
         (long(("a", 0, 1.0)), {"fields": ("apyy",)}, UsageError, "unknown panel field 'apyy'; did you mean 'apy'?"),
         (long(("a", 0, 1.0)), {"fields": ("tvl_usd",)}, DataError, "no column 'tvl_usd'; it has: pool_id, valid_at"),
-        (long(("a", 0, 1.0)), {"max_stale_days": -1}, UsageError, "max_stale_days must be 0 or more, not -1"),
+        (
+            long(("a", 0, 1.0)),
+            {"max_stale_days": -1},
+            UsageError,
+            "max_stale_days must be a whole number, 0 or more, not -1",
+        ),
         (long((None, 0, 1.0)), {}, DataError, "1 rows of the long table have no pool_id"),
         (long(("a", 0, 1.0)).with_columns(valid_at=1), {}, DataError, "holds Int32, not instants"),
         (

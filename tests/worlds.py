@@ -21,6 +21,7 @@ class World:
     t_start: int
     t_end: int
     accrual: str
+    risk_free: float
 
     @property
     def market(self) -> Market:
@@ -34,7 +35,7 @@ class World:
 def make(seed: int, *, trials: int = 1, smooth: bool = False) -> World:
     """A world from a seed. `smooth` ones have continuous values, so that nothing ties."""
     g = np.random.default_rng(seed)
-    rows, pools = int(g.integers(2, 45)), int(g.integers(1, 9))
+    rows, pools = int(g.integers(2, 60)), int(g.integers(1, 9))
     regular = g.random() < 0.8
     steps = np.ones(rows) if regular else g.choice([0.25, 1.0, 1.0, 2.0, 5.0], rows)
     times = np.datetime64("2023-01-01", "us") + (np.cumsum(steps) * 86_400e6).astype("timedelta64[us]")
@@ -75,15 +76,16 @@ def make(seed: int, *, trials: int = 1, smooth: bool = False) -> World:
         t_start=t_start,
         t_end=t_end,
         accrual=str(g.choice(["trailing", "leading"])),
+        risk_free=float(g.choice([0.0, 0.0, 0.03])),
     )
 
 
 def _policy(g: np.random.Generator) -> dict:
     return {
         "top_n": int(g.choice([1, 2, 3, 4, 20])),
-        "every": int(g.choice([1, 1, 2, 3, 7, 30])),
-        "lag": int(g.choice([0, 0, 1, 3])),
-        "warmup": int(g.choice([0, 0, 2, 6])),
+        "every": int(g.choice([1, 1, 1, 2, 3, 7, 30])),
+        "lag": int(g.choice([0, 0, 0, 1, 3])),
+        "warmup": int(g.choice([0, 0, 0, 2, 6])),
         "min_apy": _some(g, [None, None, 0.0, 0.04, 0.05]),
         "min_tvl": _some(g, [None, None, 1e5, 1e6]),
         "weighting": str(g.choice(["equal", "score", "tvl", "signal"])),

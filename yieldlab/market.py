@@ -27,7 +27,7 @@ DEFAULTS: Mapping[str, Value] = {"accrual": "trailing", "max_stale_days": DEFAUL
 class Market:
     """Facts about T rows and N pools that are the same for all policies; arrays are read-only.
 
-    `days` (T,) are days since 1970 of the rows. `growth` (T, N) is the factor between rows t-1 and t, 1 where the APY
+    `growth` (T, N) is the factor between rows t-1 and t, 1 where the APY
     it rests on is missing; row 0 is 1. `index` (N, T) is its running product, pool by pool. `apy` and `tvl_usd` (T, N)
     are carried, NaN = missing. `next_missing` (N, T + 1) is the first row >= t whose growth rests on a missing APY, T
     if there is none.
@@ -35,7 +35,6 @@ class Market:
 
     times: NDArray[np.datetime64]
     pool_ids: tuple[str, ...]
-    days: Floats
     growth: Floats
     index: Floats
     apy: Floats
@@ -48,7 +47,8 @@ class Market:
     def from_panel(cls, panel: Panel, *, accrual: str = "trailing") -> Self:
         """The market of a panel that holds `apy`; without `tvl_usd` every TVL is missing.
 
-        Raises UsageError for an unknown accrual and DataError for a panel with fewer than one row or pool.
+        Raises UsageError for an unknown accrual; DataError for a panel without a row, a pool or an APY, and for an APY
+        of -100 % or less or an infinite value.
         """
         check_known("accrual", [accrual], ACCRUALS)
         rows, pools = panel.shape
@@ -60,11 +60,15 @@ class Market:
             raise DataError(
                 f"pool {panel.pool_ids[i]!r} has an APY of {apy[t, i]:.2%} on {_day(panel, t)}; it must exceed -100 %"
             )
-        days = panel.times.astype("int64") / MICROSECONDS_PER_DAY
+        for name in ("apy", "tvl_usd"):
+            if name in panel.fields and bool(np.isinf(panel[name]).any()):
+                t, i = np.argwhere(np.isinf(panel[name]))[0]
+                raise DataError(f"pool {panel.pool_ids[i]!r} has an infinite {name} on {_day(panel, t)}")
+        days = np.diff(panel.times.astype("int64")) / MICROSECONDS_PER_DAY
         believed = apy if accrual == "trailing" else np.vstack([np.full((1, pools), np.nan), apy[:-1]])
         growth = np.ones_like(apy)
-        if rows > 1:
-            growth[1:] = growth_factor(believed[1:], np.diff(days)[:, None])
+        with np.errstate(over="ignore", under="ignore"):  # a trial that holds such a pool fails with that reason
+            growth[1:] = growth_factor(believed[1:], days[:, None])
         missing = np.isnan(growth)
         growth[missing] = 1.0
         missing[1:] |= np.isnan(believed[1:])
@@ -74,7 +78,6 @@ class Market:
         market = cls(
             times=panel.times,
             pool_ids=tuple(panel.pool_ids),
-            days=days,
             growth=growth,
             index=index,
             apy=apy,
@@ -83,7 +86,7 @@ class Market:
             accrual=accrual,
             max_stale_days=panel.max_stale_days,
         )
-        for array in (market.days, market.growth, market.index, market.tvl_usd, market.next_missing):
+        for array in (market.growth, market.index, market.tvl_usd, market.next_missing):
             array.flags.writeable = False
         return market
 

@@ -8,6 +8,7 @@ was observed, and nothing is ever filled in it.
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -73,8 +74,12 @@ class Panel:
             raise DataError("panel times must be one strictly increasing row of instants")
         if "pool_id" not in pools.columns or pools["pool_id"].n_unique() != pools.height:
             raise DataError("panel pools need a column 'pool_id' without repetitions")
-        if max_stale_days < 0:
-            raise UsageError(f"max_stale_days must be 0 or more, not {max_stale_days}")
+        try:
+            stale = operator.index(max_stale_days)
+        except TypeError:
+            stale = -1
+        if stale < 0:
+            raise UsageError(f"max_stale_days must be a whole number, 0 or more, not {max_stale_days}")
         shape = (times.size, pools.height)
         raw: dict[str, Floats] = {}
         for name, values in fields.items():
@@ -84,7 +89,7 @@ class Panel:
             raw[name] = _frozen(array)
         self.times = _frozen(times)
         self.pools = pools
-        self.max_stale_days = int(max_stale_days)
+        self.max_stale_days = stale
         self.as_of = as_of
         self.sources = tuple(sources)
         self._raw = raw

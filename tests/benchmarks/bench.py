@@ -24,7 +24,7 @@ import polars as pl
 from bench_panel import peak_bytes
 
 from yieldlab import simulate
-from yieldlab._jit import parallel_kernel, prange, thread_limit, use_threads
+from yieldlab._jit import parallel_kernel, prange, thread_limit
 from yieldlab.features import rolling_mean
 from yieldlab.market import Market
 from yieldlab.metrics._kernels import PATH_MEASURES, measure_path
@@ -152,8 +152,7 @@ def bare_seconds(market: Market) -> float:
     pools = draw.integers(0, market.shape[1], (trials, 4))
     shares = draw.uniform(1_000.0, 3_000.0, (trials, 4))
     measures = np.empty((trials, PATH_MEASURES))
-    use_threads(thread_limit())
-    span = float(market.days[-1] - market.days[0])
+    span = float((market.times[-1] - market.times[0]) / np.timedelta64(1, "D"))
     return best(lambda: _bare(market.index, shares, pools, 10_000.0, span, measures)) / trials
 
 

@@ -131,4 +131,32 @@ MUTANTS = (
         "loss = min(returns[t] - hurdle, 0.0)",
         "loss = max(returns[t] - hurdle, 0.0)",
     ),
+    Mutant(
+        "measures against no risk-free rate",
+        RANKING,
+        "capital, _days(times), risk_free,",
+        "capital, _days(times), 0.0,",
+    ),
+    Mutant("writes no gas into the trace", WALK, "TRADE_GAS] = gas_usd", "TRADE_GAS] = 0.0"),
+    Mutant("writes no cost into the trace", WALK, "TRADE_COST] = costs[r] * abs(amount)", "TRADE_COST] = 0.0"),
+    Mutant("gives up a move that leaves little", WALK, "RUIN_TOLERANCE = 1e-12", "RUIN_TOLERANCE = 1e-4"),
+    Mutant(
+        "lets equity leave the floats",
+        WALK,
+        "if status[r] == OK and not (worth[r] > 0.0",
+        "if False and not (worth[r] > 0.0",
+    ),
+    Mutant("takes a small deviation for none", MEASURES, "TINY = 1e-12", "TINY = 1e-9"),
+    Mutant(
+        "annualizes turnover within a day", RANKING, "if self.days >= 1.0 else np.nan", "if self.days > 0.0 else np.nan"
+    ),
+    Mutant("trusts an index near the end of the floats", WALK, "INDEX_LIMIT = 1e100", "INDEX_LIMIT = 1e308"),
+    Mutant("keeps the rounding of full investment as cash", WALK, "ROUNDING = 2.3e-16", "ROUNDING = 0.0"),
+    Mutant("lets a sum of weights overflow", CHOICE, "LARGE = 1e150", "LARGE = 1e309"),
+    Mutant(
+        "sums what is invested after the accrual",
+        WALK,
+        "        invested += mix[h]\n",
+        "        invested += mix[h] * growth[t + 1, pool[h]]\n",
+    ),
 )

@@ -16,7 +16,7 @@ from pathlib import Path
 from mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
-TESTS = ("tests/simulate/test_against_oracle.py", "tests/simulate/test_laws.py")
+TESTS = ("tests/simulate/test_against_oracle.py", "tests/simulate/test_laws.py", "tests/simulate/test_edges.py")
 BASELINES = 3
 
 

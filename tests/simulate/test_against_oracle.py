@@ -31,6 +31,7 @@ def run(world: World, **options) -> simulate.Ledger:
         capital=world.capital,
         t_start=world.t_start,
         t_end=world.t_end,
+        risk_free=world.risk_free,
         **options,
     )
 
@@ -67,9 +68,11 @@ def test_kernel_and_oracle_agree(seed: int) -> None:
     for trial in range(3):
         plain = by_hand(world, trial)
         np.testing.assert_allclose(ledger.equity[trial], plain.equity, rtol=1e-9, atol=0, err_msg=f"seed {seed}")
-        expected = oracle.measures(plain, world.capital, days)
+        expected = oracle.measures(plain, world.capital, days, world.risk_free)
         expected |= {
-            k: v for k, v in oracle.path_measures(ledger.equity[trial], world.capital, days).items() if k in MOMENTS
+            k: v
+            for k, v in oracle.path_measures(ledger.equity[trial], world.capital, days, world.risk_free).items()
+            if k in MOMENTS
         }
         for name in MEASURES:
             assert close(got[trial][name], expected[name]), (seed, trial, name, got[trial][name], expected[name])
@@ -78,6 +81,10 @@ def test_kernel_and_oracle_agree(seed: int) -> None:
         amounts = {(t, i): usd for t, i, usd in plain.trades}
         for row, pool, usd in trades.select("row", "pool", "amount_usd").rows():
             assert math.isclose(usd, amounts[row, pool], rel_tol=1e-6, abs_tol=1e-9 * world.capital), seed
+        policy = world.policies[trial]
+        costs = trades["amount_usd"].abs() * policy["cost"]
+        np.testing.assert_allclose(trades["cost_usd"], costs, rtol=1e-12)
+        assert trades["gas_usd"].to_list() == [policy["gas_usd"]] * trades.height
 
 
 def test_the_worlds_make_every_branch_bind() -> None:

@@ -47,13 +47,19 @@ def measure(equity: Floats, *, capital: float, days: float, risk_free: float = 0
     """Each of `PATH_MEASURES` as (R,) for `equity` (R, W), USD at the end of each bar over `days`.
 
     NaN = undefined. Rates are fractions a year; `risk_free` is a simple annual rate. Formulas: docs/accounting.md.
-    Raises UsageError unless `capital` is positive and W >= 1.
+    Raises UsageError unless the equity and the capital are finite and positive, W >= 1, `days` is at least 0, and more
+    than 0 when W > 1.
     """
     from yieldlab.metrics._kernels import measure_path
 
-    paths = np.ascontiguousarray(np.atleast_2d(equity), dtype=np.float64)
-    if paths.shape[1] < 1 or not capital > 0.0:
-        raise UsageError(f"measures need at least one bar and a positive capital, not {paths.shape[1]} and {capital}")
+    paths = np.array(np.atleast_2d(equity), dtype=np.float64)
+    if paths.ndim != 2 or paths.shape[1] < 1 or not bool(np.all(np.isfinite(paths) & (paths > 0.0))):
+        raise UsageError("measures need equity paths of one bar or more, every value finite and positive")
+    if not (np.isfinite(capital) and capital > 0.0):
+        raise UsageError(f"capital must be a positive number of USD, not {capital}")
+    if not np.isfinite(days) or days < 0.0 or (days == 0.0 and paths.shape[1] > 1):
+        raise UsageError(f"{paths.shape[1]} bars cannot span {days} days")
+    capital, days, risk_free = float(capital), float(days), float(risk_free)  # one kind each, one compilation
     out = np.empty((paths.shape[0], len(PATH_MEASURES)))
     for r in range(paths.shape[0]):
         measure_path(paths[r], capital, days, risk_free, out[r])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +22,7 @@ _RANKED_ROWS = 128
 
 _STATUS = {
     -1: "not run",
-    1: "the equity is not a finite positive number: a yield in the data compounds beyond what a float holds",
+    1: "the equity is not a finite positive number: yields in the data compound beyond what a float holds",
     2: "more trades than the trace has room for",
 }
 
@@ -29,11 +30,12 @@ _STATUS = {
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranking:
     """A signal with every row sorted once, for all policies: `order[t, :count[t]]` are the pools with a view and an
-    APY on row t, best first, ties by pool."""
+    APY on row t, best first, ties by pool. `apy` is that of the market it was ranked on."""
 
     signal: Floats
     order: NDArray[np.int32]
     count: NDArray[np.int32]
+    apy: Floats = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,10 +154,11 @@ def rank(market: Market, signal: Floats) -> Ranking:
         score = np.where(np.isnan(market.apy[rows]), np.nan, values[rows])
         order[rows] = np.argsort(-score, axis=1, kind="stable")  # NaN sorts last
         count[rows] = np.count_nonzero(~np.isnan(score), axis=1)
-    values = values.view()
+    if values.flags.writeable:
+        values = values.copy()  # the caller's array may change, the order would not
     for array in (values, order, count):
-        array.flags.writeable = False  # one kind of argument, so that the kernel is compiled once
-    return Ranking(values, order, count)
+        array.flags.writeable = False  # and one kind of argument, so that the kernel is compiled once
+    return Ranking(values, order, count, market.apy)
 
 
 def run(
@@ -177,18 +180,18 @@ def run(
     the number of threads and the order or number of policies. Raises UsageError for a window or capital that makes no
     sense.
     """
-    from yieldlab._jit import thread_limit, use_threads
+    from yieldlab import _jit
     from yieldlab.simulate import _kernels as k
+    from yieldlab.simulate.policy import checked
 
-    last = market.shape[0] - 1 if t_end is None else t_end
-    _check_window(market, t_start, last)
-    _check_capital(capital)
-    if not math.isfinite(risk_free):
-        raise UsageError(f"risk_free must be a finite annual rate, not {risk_free}")
-    ranking = signal if isinstance(signal, Ranking) else rank(market, signal)
-    in_force = use_threads(threads or thread_limit())
+    t_start, last = _checked_window(market, t_start, market.shape[0] - 1 if t_end is None else t_end)
+    capital = _checked_capital(capital)
+    risk_free = _finite("risk_free", risk_free, "a finite annual rate")
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be a whole number >= 1, not {threads}")
+    ranking = _ranking(market, signal)
+    policies = checked(policies)
     starts = _groups(policies)
-    schedule = _schedule(policies, starts, in_force)
     trials, bars = policies.size, last - t_start + 1
     times = market.times[t_start : last + 1]
     room = _trades_at_most(market, policies, bars) if trace else 0
@@ -200,13 +203,15 @@ def run(
         status = np.full(trials, k.NOT_RUN, np.int64)
         traces = np.empty((trials, room, k.TRADE_COLUMNS))
         traced = np.zeros(trials, np.int64)
-        k.run_all(
-            market.growth, market.index, market.apy, market.tvl_usd, market.next_missing,
-            ranking.signal, ranking.order, ranking.count,
-            policies, starts, schedule, t_start, t_start, last, capital, _days(times), risk_free,
-            np.empty((trials, 0), np.int64), np.empty((trials, 0)), np.full(trials, float(capital)),
-            equity, counts, sums, measures, status, traces, traced,
-        )  # fmt: skip
+        with _jit.threads(threads) as in_force:
+            schedule = _schedule(policies, starts, in_force)
+            k.run_all(
+                market.growth, market.index, market.apy, market.tvl_usd, market.next_missing,
+                ranking.signal, ranking.order, ranking.count,
+                policies, starts, schedule, t_start, t_start, last, capital, _days(times), risk_free,
+                np.empty((trials, 0), np.int64), np.empty((trials, 0)), np.full(trials, capital),
+                equity, counts, sums, measures, status, traces, traced,
+            )  # fmt: skip
         if not bool(np.any(status == k.TRACE_FULL)):
             break
         room *= 2
@@ -229,8 +234,8 @@ def begin(market: Market, *, capital: float = 10_000.0, t_start: int = 0) -> Sta
     """A trial before its first row: all capital in cash. Take it forward with `advance`."""
     from yieldlab.simulate import _kernels as k
 
-    _check_window(market, t_start, t_start)
-    _check_capital(capital)
+    t_start, _ = _checked_window(market, t_start, t_start)
+    capital = _checked_capital(capital)
     return State(
         t_start,
         t_start - 1,
@@ -245,25 +250,35 @@ def begin(market: Market, *, capital: float = 10_000.0, t_start: int = 0) -> Sta
 def advance(market: Market, signal: Floats | Ranking, policy: NDArray[np.void], state: State, t_end: int) -> State:
     """The state at the end of row `t_end`, one or many rows later; the same path as one `run` over all of them.
 
-    `policy` is (1,) record. Raises UsageError when `t_end` is not after the state or the step cannot be computed.
+    `policy` is (1,) record. Raises UsageError when `t_end` is not after the state, when the state is of another market,
+    and when the step cannot be computed.
     """
+    from yieldlab import _jit
     from yieldlab.simulate import _kernels as k
+    from yieldlab.simulate.policy import checked
 
-    _check_window(market, state.row + 1, t_end)
-    ranking = signal if isinstance(signal, Ranking) else rank(market, signal)
+    first, t_end = _checked_window(market, state.row + 1, t_end)
+    ranking = _ranking(market, signal)
+    policy = checked(policy)
+    if policy.size != 1 or state.positions.shape != (market.shape[1],):
+        raise UsageError(
+            f"a step takes one policy and a position per pool of the market, not {policy.size} and "
+            f"{state.positions.size} for {market.shape[1]} pools"
+        )
     counts, sums = state.counts[None, :].copy(), state.sums[None, :].copy()
     pools = np.arange(market.shape[1])[None, :].copy()
     positions, cash = state.positions[None, :].copy(), np.array([state.cash])
     status = np.full(1, k.NOT_RUN, np.int64)
     one = np.zeros(1, np.int64)
-    k.run_all(
-        market.growth, market.index, market.apy, market.tvl_usd, market.next_missing,
-        ranking.signal, ranking.order, ranking.count,
-        policy, np.array([0, 1]), one, state.start, state.row + 1, t_end, state.capital, 0.0, 0.0,
-        pools, positions, cash,
-        np.empty((1, t_end - state.row)), counts, sums, np.empty((0, k.MEASURED)), status,
-        np.empty((1, 0, k.TRADE_COLUMNS)), one.copy(),
-    )  # fmt: skip
+    with _jit.threads(1):
+        k.run_all(
+            market.growth, market.index, market.apy, market.tvl_usd, market.next_missing,
+            ranking.signal, ranking.order, ranking.count,
+            policy, np.array([0, 1]), one, state.start, first, t_end, state.capital, 0.0, 0.0,
+            pools, positions, cash,
+            np.empty((1, t_end - state.row)), counts, sums, np.empty((0, k.MEASURED)), status,
+            np.empty((1, 0, k.TRADE_COLUMNS)), one.copy(),
+        )  # fmt: skip
     if status[0] != k.OK:
         raise UsageError(f"the step to row {t_end} failed: {_STATUS[int(status[0])]}")
     after = np.zeros(market.shape[1])
@@ -272,14 +287,32 @@ def advance(market: Market, signal: Floats | Ranking, policy: NDArray[np.void], 
     return State(state.start, t_end, state.capital, float(cash[0]), after, counts[0], sums[0])
 
 
-def _check_window(market: Market, first: int, last: int) -> None:
+def _ranking(market: Market, signal: Floats | Ranking) -> Ranking:
+    if not isinstance(signal, Ranking):
+        return rank(market, signal)
+    same = signal.apy is market.apy or np.array_equal(signal.apy, market.apy, equal_nan=True)
+    if signal.signal.shape != market.shape or not same:
+        raise UsageError("the ranking is of another market: rank the signal on the market it is to run on")
+    return signal
+
+
+def _checked_window(market: Market, first: int, last: int) -> tuple[int, int]:
     if not 0 <= first <= last < market.shape[0]:
         raise UsageError(f"rows {first} to {last} do not lie in order within the panel's 0 to {market.shape[0] - 1}")
+    return operator.index(first), operator.index(last)
 
 
-def _check_capital(capital: float) -> None:
-    if not (math.isfinite(capital) and capital > 0.0):
+def _checked_capital(capital: float) -> float:
+    if _finite("capital", capital, "a positive number of USD") <= 0.0:
         raise UsageError(f"capital must be a positive number of USD, not {capital}")
+    return float(capital)
+
+
+def _finite(name: str, value: float, wanted: str) -> float:
+    """The value as a plain float: one kind of argument, so that the kernel is compiled once."""
+    if isinstance(value, (bool, str)) or not math.isfinite(value):
+        raise UsageError(f"{name} must be {wanted}, not {value!r}")
+    return float(value)
 
 
 def _days(times: NDArray[np.datetime64]) -> float:
@@ -303,7 +336,7 @@ def _groups(policies: NDArray[np.void]) -> Ints:
 def _schedule(policies: NDArray[np.void], starts: Ints, threads: int) -> Ints:
     """(G,) groups dealt to threads like cards, dearest first: each thread takes one equal stretch of the schedule."""
     first = policies[starts[:-1]]
-    work = np.minimum(first["top_n"], 64) / first["every"] * np.diff(starts)
+    work = np.sqrt(first["top_n"]) / first["every"] * np.diff(starts)
     dearest = np.argsort(-work, kind="stable")
     return np.concatenate([dearest[thread::threads] for thread in range(threads)]) if dearest.size else dearest
 

@@ -13,6 +13,9 @@ from yieldlab._jit import inlined_kernel
 # Tolerance, the same in the oracle.
 CAP_TOLERANCE = 1e-12
 
+# Weights above this are taken as shares of the largest first, so that their sum stays within the floats.
+LARGE = 1e150
+
 # Codes of words, by their place in policy.WEIGHTINGS.
 EQUAL = 0
 TVL = 2
@@ -105,6 +108,10 @@ def weigh(signal, tvl, d, chosen, count, weighting, power, cap, weight):
     if largest == 0.0:
         return 0.0
     total = 0.0
+    if largest > LARGE:
+        for k in range(count):
+            weight[k] /= largest
+        largest = 1.0
     for k in range(count):
         if power != 1.0 and weighting != SIGNAL:
             weight[k] = (weight[k] / largest) ** power  # shares of the largest stay within range

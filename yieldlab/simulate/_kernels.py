@@ -44,6 +44,12 @@ TRADE_TOLERANCE = 1e-9
 TURNOVER_TOLERANCE = 1e-9
 RUIN_TOLERANCE = 1e-12
 
+# What is left of 1 after the shares of n pools are taken off is rounding up to n times this, not cash.
+ROUNDING = 2.3e-16
+
+# Where a pool's growth index is this far from 1, growth is multiplied bar by bar: the index may yet leave the floats.
+INDEX_LIMIT = 1e100
+
 # Code of the word `hold`, by its place in policy.ON_EMPTY.
 HOLD = 1
 
@@ -101,38 +107,65 @@ def value_kept(target, share, count, cost, gas):
 
 
 @inlined_kernel
+def has_index(index, i, t):
+    """Whether pool i's growth since row t can be read off its index; depends on no later row."""
+    return 1.0 / INDEX_LIMIT < index[i, t] < INDEX_LIMIT
+
+
+@inlined_kernel
 def grow(index, growth, pool, mix, held, cash, value, t, t_next, decide, unit):
     """Fill `unit[t + 1 .. t_next]` with V of one USD held in `mix` since bar t, and `value` (K,) with the mix then.
 
-    One bar to the next decision takes that bar's growth, several take the index. Which of the two must not depend on
-    where the window ends, or its end would change the last bits of the bars before it.
+    Returns the value in pools before each accrual, summed over the bars. One bar to the next decision takes that bar's
+    growth, several take the index. Which of the two must not depend on where the window ends, or its end would change
+    the last bits of the bars before it.
     """
+    invested = 0.0
+    for h in range(held):
+        invested += mix[h]
     if decide == t + 1:
         total = 0.0
         for h in range(held):
             value[h] = mix[h] * growth[t_next, pool[h]]
             total += value[h]
         unit[t_next] = total + cash
-        return
+        return invested
     for u in range(t + 1, t_next + 1):
-        unit[u] = cash
+        unit[u] = 0.0
     for h in range(held):
         i = pool[h]
-        shares = mix[h] / index[i, t]
-        for u in range(t + 1, t_next + 1):
-            unit[u] += shares * index[i, u]
-        value[h] = shares * index[i, t_next]
+        if has_index(index, i, t):
+            shares = mix[h] / index[i, t]
+            for u in range(t + 1, t_next + 1):
+                unit[u] += shares * index[i, u]
+            value[h] = shares * index[i, t_next]
+        else:
+            value[h] = mix[h]
+            for u in range(t + 1, t_next + 1):
+                value[h] *= growth[u, i]
+                unit[u] += value[h]
+    for u in range(t + 1, t_next):
+        invested += unit[u]
+    for u in range(t + 1, t_next + 1):
+        unit[u] += cash
+    return invested
 
 
 @inlined_kernel
-def stale_value(index, next_missing, pool, mix, held, t, t_next):
+def stale_value(index, growth, next_missing, pool, mix, held, t, t_next):
     """Value before accrual in pools whose APY is missing, summed over bars t + 1 .. t_next, for one USD at bar t."""
     total = 0.0
     for h in range(held):
         i = pool[h]
         u = next_missing[i, t + 1]
         while u <= t_next:
-            total += mix[h] * index[i, u - 1] / index[i, t]
+            if has_index(index, i, t):
+                total += mix[h] * index[i, u - 1] / index[i, t]
+            else:
+                value = mix[h]
+                for before in range(t + 1, u):
+                    value *= growth[before, i]
+                total += value
             u = next_missing[i, u + 1]
     return total
 
@@ -179,18 +212,12 @@ def walk(
         # 1 and 2: accrue up to the next rebalance bar, and value.
         t_next = min(decide, t_last)
         if t_next > t:
-            grow(index, growth, pool, mix, held, cash, value, t, t_next, decide, unit)
+            invested = grow(index, growth, pool, mix, held, cash, value, t, t_next, decide, unit)
             grown = unit[t_next]
             if not (grown > 0.0 and np.isfinite(grown)):
                 outcome = NOT_FINITE
                 break
-            invested = 0.0
-            stale = 0.0
-            if held > 0:
-                invested = 1.0 - cash
-                for u in range(t + 1, t_next):
-                    invested += unit[u] - cash
-                stale = stale_value(index, next_missing, pool, mix, held, t, t_next)
+            stale = stale_value(index, growth, next_missing, pool, mix, held, t, t_next)
             if t_next > t + 1:
                 for r in range(together):
                     for u in range(t + 1, t_next):
@@ -320,6 +347,8 @@ def walk(
                 held += 1
             else:
                 slot[pool[k]] = -1
+        if abs(cash) <= playing * ROUNDING:
+            cash = 0.0
         if stand[STOPS] and left == 0:
             outcome = CLEAN
             break
@@ -451,7 +480,7 @@ def run_group(
 
     for r in range(together):
         status[r] = outcomes[r]
-        if status[r] == OK and not np.isfinite(worth[r]):
+        if status[r] == OK and not (worth[r] > 0.0 and np.isfinite(worth[r])):
             status[r] = NOT_FINITE
         if status[r] != OK:
             equity[r, :] = np.nan

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from yieldlab.errors import UsageError
 from yieldlab.space import Value, check_known
 
+#: The largest whole number that a parameter takes: an "at most" that never binds.
+LARGEST = 2**31 - 1
+
 #: Words of a parameter, in the order of their codes.
 WEIGHTINGS = ("equal", "score", "tvl", "signal")
 ON_EMPTY = ("cash", "hold")
@@ -69,9 +72,6 @@ POLICY = np.dtype(
     align=True,
 )
 
-#: What an "at most" that never binds looks like in the kernel.
-_LARGEST = 2**31 - 1
-
 
 def policies(trials: pl.DataFrame | list[dict[str, Value]] | dict[str, Value] | None = None) -> NDArray[np.void]:
     """(R,) records from a table, a list of dicts or one dict; parameters not named take their default.
@@ -98,11 +98,35 @@ def policies(trials: pl.DataFrame | list[dict[str, Value]] | dict[str, Value] | 
     for name, parameter in PARAMETERS.items():
         if name in columns:
             values = columns[name]
-            distinct = {value: _number(name, parameter, value) for value in dict.fromkeys(values)}
-            records[name] = [distinct[value] for value in values]
+            for value in values:
+                if value is not None and not isinstance(value, (bool, int, float, str)):
+                    raise UsageError(f"{name} must be one value, not {value!r}")
+            distinct = {key: _number(name, parameter, key[1]) for key in {(type(value), value) for value in values}}
+            records[name] = [distinct[type(value), value] for value in values]
         else:
             records[name] = _number(name, parameter, parameter.default)
     return records
+
+
+def checked(records: NDArray[np.void]) -> NDArray[np.void]:
+    """(R,) records as the kernel takes them: contiguous, and every value within its range.
+
+    Raises UsageError for anything but a row of `POLICY` records, and for a value out of range.
+    """
+    if getattr(records, "dtype", None) != POLICY or records.ndim != 1:
+        raise UsageError("policies must be records as yieldlab.simulate.policy.policies makes them")
+    for name, parameter in PARAMETERS.items():
+        column = records[name]
+        low, high = (0, len(parameter.words) - 1) if parameter.words else (parameter.low, parameter.high)
+        high = min(high, LARGEST) if parameter.kind is int else high
+        below = column <= low if parameter.low_open else column < low
+        above = column >= high if parameter.high_open else column > high
+        bad = below | above | np.isinf(column) | (np.isnan(column) if parameter.default is not None else False)
+        if bool(np.any(bad)):
+            raise UsageError(
+                f"policy {np.argmax(bad)} has {name} {column[np.argmax(bad)]}; it must be {parameter.range}"
+            )
+    return records.copy()
 
 
 def check_value(name: str, value: Value) -> None:
@@ -124,7 +148,9 @@ def _number(name: str, parameter: Parameter, value: Value) -> float:
         raise UsageError(f"{name} must be {_kind(parameter)} {parameter.range}, not {value!r}")
     below = value < parameter.low or (parameter.low_open and value == parameter.low)
     above = value > parameter.high or (parameter.high_open and value == parameter.high)
-    if below or above or (parameter.kind is int and value > _LARGEST):
+    if parameter.kind is int and value > LARGEST:
+        raise UsageError(f"{name} must be at most {LARGEST}, not {value}")
+    if below or above:
         raise UsageError(f"{name} must be {_kind(parameter)} {parameter.range}, not {value}")
     return value
 

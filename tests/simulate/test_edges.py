@@ -1,0 +1,334 @@
+"""What the simulation refuses, what it does at the ends of the floats, and that its compiled code is never stale."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numba
+import numpy as np
+import polars as pl
+import pytest
+
+import yieldlab
+from yieldlab import simulate
+from yieldlab.errors import DataError, UsageError
+from yieldlab.market import Market
+from yieldlab.metrics import PATH_MEASURES, measure
+from yieldlab.panel import Panel
+from yieldlab.simulate.policy import policies
+
+COMPILED = not numba.config.DISABLE_JIT
+
+
+def market_of(apy: np.ndarray, tvl: np.ndarray | None = None, step_days: int = 1) -> Market:
+    rows, pools = apy.shape
+    times = np.datetime64("2023-01-01") + np.arange(rows) * step_days
+    fields = {"apy": apy} if tvl is None else {"apy": apy, "tvl_usd": tvl}
+    return Market.from_panel(Panel(times, pl.DataFrame({"pool_id": [f"p{i}" for i in range(pools)]}), fields))
+
+
+SMALL = market_of(np.full((5, 3), 0.05))
+SIGNAL = np.tile([3.0, 2.0, 1.0], (5, 1))
+
+
+# -- refused ------------------------------------------------------------------------------------------------------
+
+
+def test_a_ranking_of_another_market_is_refused() -> None:
+    large = market_of(np.full((50, 30), 0.05))
+    with pytest.raises(UsageError, match="another market"):
+        simulate.run(SMALL, simulate.rank(large, np.ones((50, 30))), policies())
+    alike = market_of(np.full((5, 3), np.nan))
+    with pytest.raises(UsageError, match="another market"):
+        simulate.run(alike, simulate.rank(SMALL, SIGNAL), policies())
+
+
+def test_a_ranking_keeps_the_signal_that_it_ranked() -> None:
+    signal = SIGNAL.copy()
+    ranking = simulate.rank(SMALL, signal)
+    signal[:] = 0.0
+    np.testing.assert_array_equal(ranking.signal, SIGNAL)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("every", 0),
+        ("lag", -1),
+        ("top_n", 0),
+        ("top_n", 2**40),
+        ("cost", 1.0),
+        ("cost", math.nan),
+        ("weighting", 4),
+        ("max_weight", 0.0),
+        ("min_tvl", math.inf),
+        ("on_empty", -1),
+    ],
+)
+def test_records_out_of_range_are_refused(name: str, value: float) -> None:
+    records = policies([{}, {}])
+    records[name][1] = value
+    with pytest.raises(UsageError, match=f"policy 1 has {name}"):
+        simulate.run(SMALL, SIGNAL, records)
+
+
+@pytest.mark.parametrize("records", [{"top_n": 3}, policies()[0], policies()[None, :], np.ones(3)])
+def test_anything_but_a_row_of_records_is_refused(records: object) -> None:
+    with pytest.raises(UsageError, match="must be records"):
+        simulate.run(SMALL, SIGNAL, records)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"capital": 0.0}, "capital must be a positive number"),
+        ({"capital": math.nan}, "capital must be a positive number"),
+        ({"capital": True}, "capital must be a positive number"),
+        ({"risk_free": math.inf}, "risk_free must be a finite"),
+        ({"threads": 0}, "threads must be"),
+        ({"t_start": 3, "t_end": 2}, "do not lie in order"),
+        ({"t_end": 5}, "do not lie in order"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(options: dict, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        simulate.run(SMALL, SIGNAL, policies(), **options)
+
+
+@pytest.mark.parametrize("signal", [np.ones((4, 3)), np.full((5, 3), np.inf), np.ones(5)])
+def test_an_array_that_is_no_signal_is_refused(signal: np.ndarray) -> None:
+    with pytest.raises(UsageError, match="signal"):
+        simulate.run(SMALL, signal, policies())
+
+
+def test_a_state_of_another_market_and_several_policies_are_refused() -> None:
+    other = simulate.begin(market_of(np.full((5, 9), 0.05)))
+    with pytest.raises(UsageError, match="one policy and a position per pool"):
+        simulate.advance(SMALL, SIGNAL, policies(), other, 2)
+    with pytest.raises(UsageError, match="one policy and a position per pool"):
+        simulate.advance(SMALL, SIGNAL, policies([{}, {}]), simulate.begin(SMALL), 2)
+    with pytest.raises(UsageError, match="do not lie in order"):
+        simulate.advance(SMALL, SIGNAL, policies(), simulate.begin(SMALL), -1)
+
+
+@pytest.mark.parametrize(
+    "value", [{"top_n": [1, 2]}, {"top_n": 2**31}, {"every": 1.5}, {"cost": "much"}, {"gas_usd": None}]
+)
+def test_a_value_that_a_parameter_does_not_take_is_refused(value: dict) -> None:
+    with pytest.raises(UsageError, match=next(iter(value))):
+        policies(value)
+
+
+def test_true_is_no_number_beside_numbers() -> None:
+    with pytest.raises(UsageError, match="not True"):
+        policies([{"top_n": 1}, {"top_n": True}])
+
+
+@pytest.mark.parametrize(("field", "value"), [("apy", np.inf), ("tvl_usd", np.inf)])
+def test_a_market_takes_no_infinite_value(field: str, value: float) -> None:
+    fields = {"apy": np.full((5, 3), 0.05), "tvl_usd": np.full((5, 3), 1e6)}
+    fields[field][2, 1] = value
+    with pytest.raises(DataError, match=f"'p1' has an infinite {field} on 2023-01-03"):
+        market_of(fields["apy"], fields["tvl_usd"])
+
+
+def test_a_market_takes_no_yield_of_minus_a_hundred_percent() -> None:
+    with pytest.raises(DataError, match="must exceed -100 %"):
+        market_of(np.full((5, 3), -1.0))
+
+
+@pytest.mark.parametrize(
+    ("equity", "options"),
+    [
+        ([1.0, 0.0, 3.0], {"days": 2.0}),
+        ([1.0, 2.0], {"days": 0.0}),
+        ([1.0, 2.0], {"days": math.nan}),
+        ([1.0, math.nan], {"days": 1.0}),
+        ([1.0, 2.0], {"days": 1.0, "capital": math.inf}),
+        ([[[1.0]]], {"days": 0.0}),
+    ],
+)
+def test_a_path_that_cannot_be_measured_is_refused(equity: list, options: dict) -> None:
+    with pytest.raises(UsageError):
+        measure(np.array(equity), **{"capital": 1.0, **options})
+
+
+# -- the ends of the floats ---------------------------------------------------------------------------------------
+
+
+def held_late(apy_before: float, *, rows: int = 60, step_days: int = 1) -> tuple[float, float]:
+    """Final value of a pool at 5 % held for the last ten rows, after another life before, and what it should be."""
+    apy = np.full((rows, 1), apy_before)
+    apy[-10:] = 0.05
+    market = market_of(apy, step_days=step_days)
+    ledger = simulate.run(
+        market, np.ones((rows, 1)), policies({"every": 100, "cost": 0.0}), capital=100.0, t_start=rows - 10
+    )
+    return ledger.kept_equity[0, -1], 100.0 * 1.05 ** (9 * step_days / 365)
+
+
+@pytest.mark.parametrize(("before", "rows"), [(1e60, 60), (1e6, 60), (-0.999999, 60), (-0.999999, 64), (-0.999999, 90)])
+def test_what_a_pool_was_before_the_window_does_not_matter(before: float, rows: int) -> None:
+    value, expected = held_late(before, rows=rows, step_days=365)
+    assert math.isclose(value, expected, rel_tol=1e-12)
+
+
+def test_staleness_is_counted_where_the_index_has_left_the_floats() -> None:
+    apy = np.full((60, 1), 1e60)
+    apy[50:54] = 0.05
+    apy[54:] = np.nan
+    panel = Panel(
+        np.datetime64("1900-01-01") + np.arange(60) * 365,
+        pl.DataFrame({"pool_id": ["p"]}),
+        {"apy": apy},
+        max_stale_days=0,
+    )
+    ledger = simulate.run(
+        Market.from_panel(panel), np.ones((60, 1)), policies({"every": 100, "cost": 0.0}), t_start=50, t_end=59
+    )
+    values = [1.05**k for k in (0, 1, 2, 3, 3, 3, 3, 3, 3)]  # before each accrual; the last six without an APY
+    assert math.isclose(ledger.measures()["stale_share"][0], sum(values[3:]) / sum(values), rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("weighting", ["score", "signal", "tvl"])
+def test_weights_near_the_largest_float_are_shared(weighting: str) -> None:
+    market = market_of(np.full((5, 2), 0.05), np.full((5, 2), 1e308))
+    policy = policies({"weighting": weighting, "cost": 0.0})
+    ledger = simulate.run(market, np.full((5, 2), 1e308), policy, capital=100.0, trace=True)
+    assert ledger.trades["amount_usd"].to_list() == [50.0, 50.0]
+
+
+def test_stale_share_is_exact_however_little_is_invested() -> None:
+    apy = np.full((9, 1), 0.05)
+    apy[4:] = np.nan
+    panel = Panel(
+        np.datetime64("2023-01-01") + np.arange(9) * 30,
+        pl.DataFrame({"pool_id": ["p"]}),
+        {"apy": apy},
+        max_stale_days=0,
+    )
+    policy = policies({"weighting": "signal", "every": 100, "cost": 0.0})
+    ledger = simulate.run(Market.from_panel(panel), np.full((9, 1), 2e-9), policy)
+    growth = 1.05 ** (30 / 365)
+    values = [growth**k for k in (0, 1, 2, 3, 3, 3, 3, 3)]
+    assert math.isclose(ledger.measures()["stale_share"][0], sum(values[3:]) / sum(values), rel_tol=1e-9)
+
+
+def test_full_investment_leaves_no_cash_behind() -> None:
+    apy = np.full((3, 49), -1.0 + 1e-15)
+    market = market_of(apy, step_days=365)
+    ledger = simulate.run(market, np.ones((3, 49)), policies({"top_n": 49, "every": 100, "cost": 0.0}), capital=100.0)
+    assert ledger.status[0] == 0
+    np.testing.assert_allclose(ledger.equity[0], 100.0 * (1.0 + apy[0, 0]) ** np.arange(3), rtol=1e-12)
+
+
+def test_equity_that_leaves_the_floats_fails_the_trial() -> None:
+    up = market_of(np.full((3, 1), 1e200), step_days=365)
+    down = market_of(np.full((4, 1), -1.0 + 1e-15), step_days=3650)
+    for market, capital in ((up, 1e10), (down, 1e-300)):
+        ledger = simulate.run(market, np.ones(market.shape), policies({"every": 1, "cost": 0.0}), capital=capital)
+        assert ledger.status[0] == 1
+        assert "beyond what a float holds" in str(ledger.reasons[0])
+
+
+def test_a_move_that_leaves_next_to_nothing_is_made_and_one_that_leaves_nothing_is_not() -> None:
+    market = market_of(np.full((2, 1), 0.05))
+    signal = np.ones((2, 1))
+    # All in one pool: V' + cost V' + gas = V, so that (V - gas) / (1 + cost) is left.
+    for left, moves in ((1e-6, 1), (1e-11, 1), (1e-13, 0), (-1.0, 0)):
+        gas = 100.0 * (1.0 - left)
+        ledger = simulate.run(market, signal, policies({"gas_usd": gas, "cost": 0.0}), capital=100.0, t_end=0)
+        measures = ledger.measures().row(0, named=True)
+        assert (measures["rebalances"], measures["unaffordable"]) == (moves, 1 - moves)
+
+
+def test_a_deviation_just_above_rounding_is_a_deviation() -> None:
+    r = 1e-4 + np.tile([5e-12, -5e-12], 50)
+    measured = measure(np.cumprod(1.0 + r), capital=1.0, days=99.0)
+    assert measured["volatility"][0] > 0.0
+    assert math.isfinite(measured["sharpe"][0])
+    flat = measure(np.cumprod(np.full(100, 1.0 + 1e-4)), capital=1.0, days=99.0)
+    assert flat["volatility"][0] == 0.0
+    assert math.isnan(flat["sharpe"][0])
+
+
+def test_turnover_a_year_needs_a_day() -> None:
+    times = np.datetime64("2023-01-01", "us") + np.arange(3) * np.timedelta64(6, "h")
+    panel = Panel(times, pl.DataFrame({"pool_id": ["p"]}), {"apy": np.full((3, 1), 0.05)})
+    measures = simulate.run(Market.from_panel(panel), np.ones((3, 1)), policies()).measures().row(0, named=True)
+    assert measures["rebalances"] == 1
+    assert measures["turnover"] is None
+    assert measures["annualized_return"] is None
+
+
+# -- compiled code ------------------------------------------------------------------------------------------------
+
+
+def test_the_kernel_knows_how_many_measures_a_path_has() -> None:
+    from yieldlab.metrics import _kernels
+
+    assert len(PATH_MEASURES) == _kernels.PATH_MEASURES
+
+
+@pytest.mark.skipif(not COMPILED, reason="kernels run uncompiled here")
+def test_one_compilation_serves_every_kind_of_argument() -> None:
+    from yieldlab.simulate._kernels import run_all
+
+    simulate.run(SMALL, SIGNAL, policies())
+    before = len(run_all.signatures)
+    frozen = SIGNAL.copy()
+    frozen.flags.writeable = False
+    records = policies([{}, {}, {}, {}])
+    records.flags.writeable = False
+    simulate.run(SMALL, frozen, records[::2], capital=10_000, risk_free=0)
+    simulate.run(SMALL, SIGNAL.astype(np.float32), policies(), capital=np.float32(100), t_start=np.int32(1))
+    simulate.run(SMALL, simulate.rank(SMALL, SIGNAL), policies(), trace=True, keep_equity=False)
+    simulate.advance(SMALL, SIGNAL, policies(), simulate.begin(SMALL, capital=1000), np.int64(2))
+    assert len(run_all.signatures) == before
+
+
+@pytest.mark.skipif(not COMPILED, reason="kernels run uncompiled here")
+def test_threads_are_given_back_and_two_callers_wait_for_each_other() -> None:
+    before = numba.get_num_threads()
+    expected = simulate.run(SMALL, SIGNAL, policies(), threads=1).equity
+    assert numba.get_num_threads() == before
+    found: list[np.ndarray] = []
+    callers = [
+        threading.Thread(target=lambda: found.append(simulate.run(SMALL, SIGNAL, policies()).equity)) for _ in range(4)
+    ]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(found) == 4
+    assert all(np.array_equal(equity, expected) for equity in found)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not COMPILED, reason="kernels run uncompiled here")
+def test_a_changed_helper_is_never_run_from_the_cache(tmp_path: Path) -> None:
+    """Numba alone would go on with the machine code of a kernel whose own file did not change."""
+    shutil.copytree(Path(yieldlab.__file__).parent, tmp_path / "yieldlab", ignore=shutil.ignore_patterns("__pycache__"))
+    script = (
+        "import numpy as np\n"
+        "from yieldlab.metrics import measure\n"
+        "print(measure(np.array([1.0, 2.0]), capital=1.0, days=365.0)['annualized_return'][0])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+
+    def answer() -> float:
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+        )
+        return float(done.stdout)
+
+    assert answer() == answer() == 1.0
+    units = tmp_path / "yieldlab" / "units.py"
+    units.write_text(units.read_text().replace("DAYS_PER_YEAR = 365.0", "DAYS_PER_YEAR = 730.0"))
+    assert answer() == 3.0
