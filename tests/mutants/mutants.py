@@ -150,7 +150,7 @@ MUTANTS = (
     Mutant(
         "annualizes turnover within a day", RANKING, "if self.days >= 1.0 else np.nan", "if self.days > 0.0 else np.nan"
     ),
-    Mutant("trusts an index near the end of the floats", WALK, "INDEX_LIMIT = 1e100", "INDEX_LIMIT = 1e308"),
+    Mutant("trusts an index near the end of the floats", WALK, "INDEX_LIMIT = 1e100", "INDEX_LIMIT = 1e309"),
     Mutant("keeps the rounding of full investment as cash", WALK, "ROUNDING = 2.3e-16", "ROUNDING = 0.0"),
     Mutant("lets a sum of weights overflow", CHOICE, "LARGE = 1e150", "LARGE = 1e309"),
     Mutant(
