@@ -116,11 +116,15 @@ def weigh(signal, tvl, d, chosen, count, weighting, power, cap, weight):
         if power != 1.0 and weighting != SIGNAL:
             weight[k] = (weight[k] / largest) ** power  # shares of the largest stay within range
         total += weight[k]
+    if power != 1.0 and weighting != SIGNAL:
+        largest = 1.0
     if weighting != SIGNAL or total > 1.0:
+        share = 1.0 / total
         for k in range(count):
-            weight[k] /= total
+            weight[k] *= share
+        largest *= share
         total = 1.0
-    if cap < 1.0:
+    if largest > cap + CAP_TOLERANCE:
         total = spread_excess(weight, count, total, cap)
     return total
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from yieldlab.errors import UsageError
 from yieldlab.space import Value, check_known
@@ -81,31 +81,14 @@ def policies(trials: pl.DataFrame | list[dict[str, Value]] | dict[str, Value] | 
     >>> policies({"top_n": 5})["top_n"][0], policies()["every"][0]
     (np.int64(5), np.int64(7))
     """
-    if trials is None or isinstance(trials, dict):
-        trials = [trials or {}]
-    if isinstance(trials, list):
-        names = list(dict.fromkeys(name for row in trials for name in row))
-        columns = {
-            name: [row.get(name, PARAMETERS[name].default if name in PARAMETERS else None) for row in trials]
-            for name in names
-        }
-        height = len(trials)
-    else:
-        columns = {name: trials[name].to_list() for name in trials.columns}
-        height = trials.height
-    check_known("policy parameter", list(columns), list(PARAMETERS))
-    records = np.empty(height, dtype=POLICY)
-    for name, parameter in PARAMETERS.items():
-        if name in columns:
-            values = columns[name]
-            for value in values:
-                if value is not None and not isinstance(value, (bool, int, float, str)):
-                    raise UsageError(f"{name} must be one value, not {value!r}")
-            distinct = {key: _number(name, parameter, key[1]) for key in {(type(value), value) for value in values}}
-            records[name] = [distinct[type(value), value] for value in values]
-        else:
-            records[name] = _number(name, parameter, parameter.default)
-    return records
+    if isinstance(trials, pl.DataFrame):
+        return _records(trials.height, {name: _column(name, trials[name]) for name in _known(trials.columns)})
+    rows = [trials or {}] if trials is None or isinstance(trials, dict) else trials
+    names = _known(dict.fromkeys(name for row in rows for name in row))
+    listed = {name: [row.get(name, PARAMETERS[name].default) for row in rows] for name in names}
+    return _records(
+        len(rows), {name: [_number(name, PARAMETERS[name], value) for value in listed[name]] for name in names}
+    )
 
 
 def checked(records: NDArray[np.void]) -> NDArray[np.void]:
@@ -135,6 +118,29 @@ def check_value(name: str, value: Value) -> None:
     _number(name, PARAMETERS[name], value)
 
 
+def _known(names: Iterable[str]) -> list[str]:
+    listed = list(names)
+    check_known("policy parameter", listed, list(PARAMETERS))
+    return listed
+
+
+def _records(height: int, columns: Mapping[str, ArrayLike]) -> NDArray[np.void]:
+    records = np.empty(height, dtype=POLICY)
+    for name, parameter in PARAMETERS.items():
+        records[name] = columns[name] if name in columns else _number(name, parameter, parameter.default)
+    return records
+
+
+def _column(name: str, values: pl.Series) -> ArrayLike:
+    """A column as the kernel's numbers; each distinct value is looked at once."""
+    distinct = values.unique()
+    numbers = {value: _number(name, PARAMETERS[name], value) for value in distinct.to_list()}
+    empty = numbers.pop(None, None)
+    kind = pl.Int64 if POLICY[name] == np.int64 else pl.Float64
+    mapped = values.replace_strict(list(numbers), list(numbers.values()), default=None, return_dtype=kind)
+    return (mapped if empty is None else mapped.cast(pl.Float64).fill_null(empty)).to_numpy()
+
+
 def _number(name: str, parameter: Parameter, value: Value) -> float:
     if parameter.words:
         if value not in parameter.words:
@@ -144,7 +150,12 @@ def _number(name: str, parameter: Parameter, value: Value) -> float:
         if parameter.default is None:
             return math.nan
         raise UsageError(f"{name} must be {_kind(parameter)} {parameter.range}, not none")
-    if isinstance(value, (bool, str)) or not math.isfinite(value) or (parameter.kind is int and value != int(value)):
+    if (
+        not isinstance(value, (int, float))
+        or isinstance(value, bool)
+        or not math.isfinite(value)
+        or (parameter.kind is int and value != int(value))
+    ):
         raise UsageError(f"{name} must be {_kind(parameter)} {parameter.range}, not {value!r}")
     below = value < parameter.low or (parameter.low_open and value == parameter.low)
     above = value > parameter.high or (parameter.high_open and value == parameter.high)
