@@ -25,6 +25,8 @@ from yieldlab.simulate.policy import policies
 
 COMPILED = not numba.config.DISABLE_JIT
 
+pytestmark = pytest.mark.uncompiled
+
 
 def market_of(apy: np.ndarray, tvl: np.ndarray | None = None, step_days: int = 1) -> Market:
     rows, pools = apy.shape
