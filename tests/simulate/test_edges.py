@@ -334,3 +334,12 @@ def test_a_changed_helper_is_never_run_from_the_cache(tmp_path: Path) -> None:
     units = tmp_path / "yieldlab" / "units.py"
     units.write_text(units.read_text().replace("DAYS_PER_YEAR = 365.0", "DAYS_PER_YEAR = 730.0"))
     assert answer() == 3.0
+
+
+@pytest.mark.parametrize("weighting", ["equal", "score", "tvl"])
+def test_a_sole_pool_has_all_of_the_capital_whatever_the_weighting(weighting: str) -> None:
+    g = np.random.default_rng(0)
+    market = market_of(np.full((40, 1), 0.05), g.uniform(1e5, 1e9, (40, 1)))
+    policy = policies({"weighting": weighting, "every": 1, "cost": 0.0})
+    ledger = simulate.run(market, g.uniform(0.0, 1.0, (40, 1)), policy, capital=100.0, trace=True)
+    assert ledger.trades["amount_usd"].to_list() == [100.0]

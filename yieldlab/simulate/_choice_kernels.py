@@ -119,10 +119,9 @@ def weigh(signal, tvl, d, chosen, count, weighting, power, cap, weight):
     if power != 1.0 and weighting != SIGNAL:
         largest = 1.0
     if weighting != SIGNAL or total > 1.0:
-        share = 1.0 / total
         for k in range(count):
-            weight[k] *= share
-        largest *= share
+            weight[k] /= total  # not times 1 / total: a sole pool's weight is exactly 1
+        largest /= total
         total = 1.0
     if largest > cap + CAP_TOLERANCE:
         total = spread_excess(weight, count, total, cap)
