@@ -267,3 +267,31 @@ def test_times_shapes_and_pools_are_checked() -> None:
         Panel(day, pl.DataFrame({"pool_id": ["a", "a"]}), {"apy": np.zeros((2, 2))})
     with pytest.raises(DataError, match="no field 'tvl'"):
         Panel(day, pools, {"apy": np.zeros((2, 1))}).raw("tvl")
+
+
+def test_no_array_of_a_panel_can_be_unlocked() -> None:
+    panel = Panel(
+        np.datetime64("2023-01-01") + np.arange(3),
+        pl.DataFrame({"pool_id": ["a", "b"]}),
+        {"apy": np.full((3, 2), 0.05)},
+    )
+    for array in (panel["apy"], panel.raw("apy"), panel.age("apy"), panel.times, panel.head(2)["apy"]):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = array[1]
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            array.flags.writeable = True
+
+
+def test_a_day_that_is_not_over_is_left_out_even_as_of_tomorrow() -> None:
+    now = datetime.now(UTC)
+    frame = pl.DataFrame(
+        {
+            "pool_id": ["a", "a"],
+            "valid_at": [now - timedelta(days=1), now - timedelta(seconds=1)],
+            "apy_percent": [1.0, 2.0],
+            "tvl_usd": [1.0, 1.0],
+        }
+    )
+    for as_of in (None, now + timedelta(days=2)):
+        panel = Panel.from_long(frame, as_of=as_of)
+        assert panel.times[-1] == np.datetime64((now - timedelta(days=1)).date(), "us")

@@ -194,7 +194,7 @@ class Panel:
         if name not in self._ages:
             ages = _age_days(self.raw(name), self.times)
             ages.flags.writeable = False
-            self._ages[name] = ages
+            self._ages[name] = _frozen(ages)
         return self._ages[name]
 
     def __getitem__(self, name: str) -> Floats:
@@ -202,7 +202,7 @@ class Panel:
         if name not in self._carried:
             carried = _carry(self.raw(name), self.times, self.max_stale_days)
             carried.flags.writeable = False
-            self._carried[name] = carried
+            self._carried[name] = _frozen(carried)
         return self._carried[name]
 
     @property
@@ -328,7 +328,8 @@ def _checked(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
 
 def _first_unfinished(end: date | None, as_of: datetime | None) -> datetime:
     """The first instant that belongs to no finished day at or before `end`."""
-    midnight = (as_of or datetime.now(UTC)).replace(hour=0, minute=0, second=0, microsecond=0)
+    now = datetime.now(UTC)
+    midnight = (now if as_of is None else min(as_of, now)).replace(hour=0, minute=0, second=0, microsecond=0)
     if end is None:
         return midnight
     return min(midnight, datetime(end.year, end.month, end.day, tzinfo=UTC) + timedelta(days=1))
@@ -368,8 +369,8 @@ def _carry(raw: Floats, times: Times, max_stale_days: int) -> Floats:
 
 
 def _frozen(array: NDArray[Scalar]) -> NDArray[Scalar]:
-    """The same values where nobody can write: a copy, unless they are read-only already."""
+    """The same values where nobody can write: a view, which cannot be unlocked, of a locked array (or a locked copy)."""
     if array.flags.writeable:
         array = array.copy()
         array.flags.writeable = False
-    return array
+    return array.view()
