@@ -369,7 +369,7 @@ def _carry(raw: Floats, times: Times, max_stale_days: int) -> Floats:
 
 
 def _frozen(array: NDArray[Scalar]) -> NDArray[Scalar]:
-    """The same values where nobody can write: a view, which cannot be unlocked, of a locked array (or a locked copy)."""
+    """The same values where nobody can write: a view, which cannot be unlocked, of the locked array or a copy of it."""
     if array.flags.writeable:
         array = array.copy()
         array.flags.writeable = False
