@@ -53,8 +53,14 @@ def test_gaps_are_counted_in_days_without_an_observation() -> None:
 
 def test_a_run_is_the_same_yield_to_the_last_digit_and_zero_makes_none() -> None:
     days = {0: 0.0, 1: 0.0, 2: 0.0, 3: 0.0, 4: 0.0, 5: 2.0, 6: 2.0, 9: 2.0, 10: 2.0000001, 11: 3.0, 12: 3.0}
-    assert row(check(world(a=days)).pools)["longest_stale_days"] == 5
+    assert row(check(world(a=days)).pools)["longest_stale_days"] == 2
     assert row(check(world(a={0: 0.0, 1: 0.0})).pools)["longest_stale_days"] == 0
+
+
+def test_a_run_ends_where_the_pool_was_not_observed() -> None:
+    assert row(check(world(a={0: 2.0, 59: 2.0})).pools)["longest_stale_days"] == 1
+    assert row(check(world(a={0: 2.0, 1: 2.0, 2: 2.0, 4: 2.0, 5: 2.0})).pools)["longest_stale_days"] == 3
+    assert row(check(world(a={0: 2.0, 1: None, 2: 2.0})).pools)["longest_stale_days"] == 1
 
 
 def test_runs_do_not_reach_from_one_pool_into_the_next() -> None:
@@ -187,7 +193,8 @@ def test_checks_count_as_a_plain_twin_does(pools: dict[str, dict[float, tuple[fl
         holes = [after - before - 1 for before, after in itertools.pairwise(days)]
         longest, length = 0, 0
         for n, value in enumerate(yields):
-            length = length + days[n] - days[n - 1] if n and value == yields[n - 1] else 1
+            goes_on = n and value == yields[n - 1] and days[n] == days[n - 1] + 1
+            length = length + 1 if goes_on else 1
             longest = max(longest, length if value else 0)
         half = SPIKE_WINDOW // 2
         away = [abs(y - statistics.median(yields[max(0, n - half) : n + half + 1])) for n, y in enumerate(yields)]

@@ -26,7 +26,7 @@ class Thresholds:
     max_gap_days: int | None = 30
     #: Share of days without an observation between a pool's first and last.
     max_missing_share: float | None = 0.25
-    #: Longest run of days on which one yield other than zero is repeated to the last digit.
+    #: Longest run of days, all observed, on which one yield other than zero is repeated to the last digit.
     max_stale_days: int | None = 30
     #: Share of daily observations that are spikes.
     max_spike_share: float | None = 0.05
@@ -151,14 +151,15 @@ def _gaps(daily: pl.DataFrame) -> pl.DataFrame:
 
 
 def _stale(daily: pl.DataFrame) -> pl.DataFrame:
-    """A pool without yield honestly says zero every day, so zeros make no run."""
+    """A pool without yield honestly says zero every day, so zeros make no run; a day not observed repeats nothing."""
     runs = (
-        daily.with_columns(pl.col("apy_percent").rle_id().alias("run"))
-        .group_by("pool_id", "run", maintain_order=True)
-        .agg(
-            pl.col("apy_percent").first(),
-            ((pl.col("day").max() - pl.col("day").min()).dt.total_days() + 1).alias("length"),
+        daily.with_columns(
+            pl.col("apy_percent").rle_id().alias("run"),
+            # The same number as long as each row is the day after the one above it.
+            (pl.col("day").to_physical() - pl.int_range(pl.len())).alias("stretch"),
         )
+        .group_by("pool_id", "run", "stretch", maintain_order=True)
+        .agg(pl.col("apy_percent").first(), pl.len().cast(pl.Int64).alias("length"))
     )
     counted = pl.when(pl.col("apy_percent").is_not_null() & (pl.col("apy_percent") != 0.0)).then("length").otherwise(0)
     return runs.group_by("pool_id", maintain_order=True).agg(counted.max().alias("longest_stale_days"))
