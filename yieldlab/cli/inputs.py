@@ -33,16 +33,28 @@ def day(flag: str, text: str | None) -> date | None:
 
 
 def instant(flag: str, text: str | None) -> datetime | None:
-    """The instant a flag names; a day alone is the midnight that ends it, an instant without a zone is UTC."""
+    """The past instant a flag names; a day alone is the midnight that ends it, an instant without a zone is UTC."""
     if text is None:
         return None
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
+        alone = _day_alone(text)
+        moment = datetime.fromisoformat(text) if alone is None else datetime(alone.year, alone.month, alone.day)
+        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         raise UsageError(f"{flag} must be a day or an instant such as 2025-12-31T12:00Z, not {text!r}") from None
-    if "T" not in text and " " not in text.strip():
-        moment += timedelta(days=1)
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    length = timedelta(days=alone is not None)
+    # Not `moment + length > now`: the last day of the calendar has no end.
+    if moment > datetime.now(UTC) - length:
+        what = f"{flag} {text}" if alone is None else f"the end of {flag} {text}"
+        raise UsageError(f"{what} lies in the future; leave it out for all that is known now")
+    return moment + length
+
+
+def _day_alone(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None
 
 
 def axes(texts: Sequence[str] | None) -> dict[str, tuple[Value, ...]]:

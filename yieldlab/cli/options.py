@@ -10,7 +10,12 @@ import typer
 Start = Annotated[str | None, typer.Option("--start", metavar="DATE", help="First day simulated.")]
 End = Annotated[str | None, typer.Option("--end", metavar="DATE", help="Last day simulated.")]
 AsOf = Annotated[
-    str | None, typer.Option("--as-of", metavar="TIME", help="Use only what could be known at this instant (UTC).")
+    str | None,
+    typer.Option(
+        "--as-of",
+        metavar="TIME",
+        help="Use only what could be known at this UTC instant, or by the end of this UTC day.",
+    ),
 ]
 Set = Annotated[
     list[str] | None,
