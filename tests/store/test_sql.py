@@ -38,6 +38,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         ("SELECT count(*) AS n FROM (DESCRIBE yield_metrics)", [(12,)]),
         ("SUMMARIZE assets", None),
         ("VALUES (1), (2)", [(1,), (2,)]),
+        ("SELECT 1 AS x; -- and that is all", [(1,)]),
+        ("SELECT 'é' AS x -- so\n; /* it; */ ; -- ends; here\n", [("é",)]),
+        ("SELECT ';-- x' AS x", [(";-- x",)]),
         ("SELECT apy_percent FROM yield_metrics WHERE false", []),
     ],
 )
@@ -84,6 +87,8 @@ REFUSED = {
     "a delete": "DELETE FROM yield_metrics",
     "a drop": "DROP VIEW assets",
     "a second statement": "SELECT 1; COPY (SELECT 1) TO '{folder}/out.csv'",
+    "a second statement behind a comment": "SELECT 1; -- x\nCOPY (SELECT 1) TO '{folder}/out.csv'",
+    "copy, hidden before a comment": "WITH x AS (COPY (SELECT 1) TO '{file}') SELECT 7 AS y; -- x",
     "two statements": "SELECT 1; SELECT 2",
     "nothing": "  ;  ",
     "a comment": "-- nothing",

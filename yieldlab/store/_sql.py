@@ -32,8 +32,7 @@ def answer(query: str, files: Mapping[str, Sequence[Path]], schemas: Mapping[str
     connection = duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false"})
     try:
         _lock(connection, files, schemas)
-        _check(connection, query)
-        return _frame(connection.sql(query).to_arrow_table())
+        return _frame(connection.sql(_check(connection, query)).to_arrow_table())
     except duckdb.PermissionException as error:
         raise UsageError(
             f"a query reads the views assets and yield_metrics and no file, network or extension ({_told(error)})"
@@ -75,8 +74,8 @@ def _source(connection: duckdb.DuckDBPyConnection, view: str, paths: Sequence[Pa
     return f"no_{view}"
 
 
-def _check(connection: duckdb.DuckDBPyConnection, query: str) -> None:
-    """Let one statement pass that only reads: a COPY could overwrite the very files that a query may read."""
+def _check(connection: duckdb.DuckDBPyConnection, query: str) -> str:
+    """One statement that only reads, as it may be run: a COPY could overwrite the very files that a query may read."""
     import duckdb
 
     statements = connection.extract_statements(query)
@@ -87,7 +86,21 @@ def _check(connection: duckdb.DuckDBPyConnection, query: str) -> None:
         raise UsageError(f"only a SELECT is answered here, not {word}: the tables are read-only")
     # A SELECT may hide a COPY, INSERT or DELETE in its WITH clause, but only at the top level: as a subquery it does
     # not bind. EXPLAIN binds and runs nothing.
-    connection.execute(f"EXPLAIN SELECT * FROM (\n{statements[0].query.rstrip().rstrip(';')}\n)").fetchall()
+    checked = _without_its_end(statements[0].query)
+    connection.execute(f"EXPLAIN SELECT * FROM (\n{checked}\n)").fetchall()
+    return checked
+
+
+def _without_its_end(statement: str) -> str:
+    """The statement without the semicolons and comments that come after it, as DuckDB's own tokens tell them."""
+    import duckdb
+
+    text = statement.encode()  # tokens are numbered by byte
+    for start, kind in reversed(duckdb.tokenize(statement)):
+        if kind != duckdb.token_type.comment and text[start:].strip() != b";":
+            break
+        text = text[:start]
+    return text.decode()
 
 
 def _told(error: Exception) -> str:
