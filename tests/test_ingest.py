@@ -109,6 +109,47 @@ def test_a_stores_own_rows_can_be_carried_to_another_store(tmp_path: Path) -> No
     )
 
 
+def test_white_space_around_a_text_is_no_part_of_it_and_is_counted(store: Store, tmp_path: Path) -> None:
+    path = csv(
+        tmp_path,
+        "pool,date,apy,protocol,symbol,chain",
+        " a,2024-01-01,1,aave,USDC,Base",
+        "a,2024-01-02,1,aave ,USDC\t,\u00a0Base",
+        "a,2024-01-03,1,aave,USDC,Base",
+        "b,2024-01-01,1,,  ,Base",
+    )
+    done = import_file(store, path)
+    assert (done.new, done.pools, done.trimmed) == (4, 2, 2)
+    assert store.assets().select("pool_id", "protocol", "symbol", "chain").rows() == [
+        ("a", "aave", "USDC", "Base"),
+        ("b", None, None, "Base"),
+    ]
+    assert import_file(store, csv(tmp_path, "pool,date,apy", "a,2024-01-01,1", name="clean.csv")).trimmed == 0
+
+
+def test_a_row_known_before_the_instant_it_describes_is_refused(store: Store, tmp_path: Path) -> None:
+    path = csv(
+        tmp_path,
+        "pool,time,apy,observed_at",
+        "a,2024-01-02,1,2024-01-01T23:59:59",
+        "a,2024-01-02,1,1970-01-01",
+        "a,2024-01-02,1,2024-01-02",
+        "a,2024-01-03,1,",
+        "a,2024-01-03,1,soon",
+        "a,2024-01-03,1,2999-01-01",
+    )
+    done = import_file(store, path)
+    refused = {"observed_at before the time": 2, "unreadable observed_at": 1, "observed_at in the future": 1}
+    assert (done.new, done.refused) == (2, refused)
+    text = DOCS.read_text(encoding="utf-8")
+    assert all(f"`{reason}`" in text for reason in refused if reason != "unreadable observed_at")
+
+
+def test_a_file_that_leaves_a_column_out_says_how_many_rows_kept_it(store: Store, tmp_path: Path) -> None:
+    assert import_file(store, csv(tmp_path, "pool,date,apy,tvl", "a,2024-01-01,5,9", "a,2024-01-02,5,")).kept == 0
+    assert import_file(store, csv(tmp_path, "pool,date,apy", "a,2024-01-01,6", "a,2024-01-02,6")).kept == 1
+
+
 # -- rows that do not -------------------------------------------------------------------------------------------
 
 BAD = {

@@ -139,9 +139,88 @@ def test_a_history_of_revisions_can_come_in_at_once(store: Store) -> None:
     rows = metrics(("a", 0, 1.0), ("a", 0, 1.0), ("a", 0, 2.0), ("a", 0, 3.0))
     rows = rows.with_columns(observed_at=pl.Series([day(1), day(2), day(3), day(3)]))
     appended = store.append(rows, NO_ASSETS)
-    assert (appended.new, appended.revised, appended.unchanged) == (1, 1, 2)
+    assert (appended.new, appended.revised, appended.unchanged) == (1, 2, 1)
     assert [values(store.metrics(as_of=day(n)))[0][2] for n in (1, 2, 3)] == [1.0, 1.0, 3.0]
     assert store.append(rows, NO_ASSETS).unchanged == 4
+
+
+def told(*rows: tuple[float, float, float]) -> pl.DataFrame:
+    """Rows of pool a at day 0 as (day observed, apy, tvl)."""
+    return metrics(
+        *(("a", 0, apy) for _, apy, _ in rows),
+        observed_at=[day(observed) for observed, _, _ in rows],
+        tvl_usd=[tvl for _, _, tvl in rows],
+    )
+
+
+def test_a_value_confirmed_later_outlives_a_correction_that_comes_in_between(store: Store) -> None:
+    for row in ((1, 5.0, 1.0), (29, 5.0, 1.0), (19, 7.0, 1.0)):
+        store.append(told(row), NO_ASSETS)
+    assert store.metrics().select("apy_percent", "observed_at").rows() == [(5.0, day(29))]
+    assert [values(store.metrics(as_of=day(n)))[0][2] for n in (1, 19, 28, 29)] == [5.0, 7.0, 7.0, 5.0]
+    again = store.append(told((29, 5.0, 1.0), (1, 5.0, 1.0), (19, 7.0, 1.0)), NO_ASSETS)
+    assert (again.new, again.revised, again.unchanged) == (0, 0, 3)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    rows=st.lists(
+        st.tuples(st.integers(0, 4), st.sampled_from([1.0, 2.0]), st.sampled_from([1.0, 2.0])),
+        min_size=2,
+        max_size=5,
+        unique_by=lambda row: row[0],
+    ),
+    random=st.randoms(use_true_random=False),
+)
+def test_rows_with_their_own_clock_say_the_same_in_any_order(
+    rows: list[tuple[int, float, float]], random: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Against the list itself: as of a day, the row observed last by then."""
+    store = Store(tmp_path_factory.mktemp("store"))
+    for row in random.sample(rows, len(rows)):
+        store.append(told(row), NO_ASSETS)
+    for at in range(5):
+        then = max((row for row in rows if row[0] <= at), default=None)
+        read = store.metrics(as_of=day(at)).select("apy_percent", "tvl_usd").rows()
+        assert read == ([] if then is None else [then[1:]])
+    assert store.append(told(*rows), NO_ASSETS).unchanged == len(rows)
+
+
+def test_a_known_instant_told_of_earlier_is_a_revision(store: Store) -> None:
+    store.append(told((9, 5.0, 1.0)), NO_ASSETS)
+    earlier = store.append(told((2, 4.0, 1.0), (3, 4.5, 1.0)), NO_ASSETS)
+    assert (earlier.new, earlier.revised, earlier.unchanged) == (0, 2, 0)
+
+
+def test_values_kept_from_an_older_row_are_those_known_at_the_import_and_are_counted(store: Store) -> None:
+    """What a column's silence stands for is decided once: a row that comes in between later does not reach it."""
+    assert store.append(told((1, 5.0, 100.0)), NO_ASSETS).kept == 0
+    silent = told((19, 5.0, 0.0)).drop("tvl_usd")
+    assert store.append(silent, NO_ASSETS).kept == 1
+    assert store.append(silent, NO_ASSETS).kept == 0
+    assert store.append(told((9, 5.0, 200.0)), NO_ASSETS).kept == 0
+    assert [store.metrics(as_of=day(n))["tvl_usd"].item() for n in (1, 9, 19)] == [100.0, 200.0, 100.0]
+    assert store.append(silent, NO_ASSETS).unchanged == 1
+
+
+def test_nothing_is_known_before_the_instant_it_describes(store: Store) -> None:
+    with pytest.raises(DataError, match="1 of the rows to store have an observed_at before their valid_at"):
+        store.append(told((-1, 5.0, 1.0), (0, 5.0, 1.0)), NO_ASSETS)
+    assert not store.folder.exists()
+
+
+def test_a_description_that_came_later_is_not_known_before(store: Store) -> None:
+    rows = metrics(("a", 0, 1.0), ("b", 0, 1.0))
+    for symbol, now in (("USDC", FETCHED), ("DAI", AGAIN)):
+        store.append(rows, pl.DataFrame({"pool_id": ["a"], "symbol": [symbol]}), now=now)
+    # Before the first description there is only the assumption that it held already.
+    for as_of, symbol in ((day(3), "USDC"), (AGAIN - timedelta(seconds=1), "USDC"), (AGAIN, "DAI"), (None, "DAI")):
+        assert store.panel(as_of=as_of).pools["symbol"].to_list() == [symbol, None]
+        assert store.assets(as_of=as_of)["symbol"].to_list() == [symbol, None]
+    before = store.cutoff()
+    store.append(rows, pl.DataFrame({"pool_id": ["a"], "symbol": ["WETH"]}), now=FETCHED)
+    assert store.assets()["symbol"].to_list() == ["WETH", None], "a clock that runs behind hides no description"
+    assert store.assets(ingested_by=before)["symbol"].to_list() == ["DAI", None]
 
 
 def test_descriptions_change_by_revision_and_null_says_nothing(store: Store) -> None:

@@ -62,6 +62,10 @@ class Imported:
     pools: int
     pools_new: int
     version: int
+    #: Rows added that keep a value known before, because the file lacks a measured column.
+    kept: int = 0
+    #: Rows with white space around a text (pool_id, protocol, symbol, chain, source); it was taken off.
+    trimmed: int = 0
     #: Our column -> the file's column that was read as it.
     columns: dict[str, str] = field(default_factory=dict)
     #: The file's columns that were not read.
@@ -116,6 +120,8 @@ def import_file(
         pools=assets.height,
         pools_new=appended.pools_new,
         version=appended.version,
+        kept=appended.kept,
+        trimmed=_trimmed(raw, columns),
         columns=columns,
         ignored=tuple(name for name in raw.columns if name not in columns.values()),
     )
@@ -231,7 +237,10 @@ def _typed(raw: pl.DataFrame, columns: Mapping[str, str], now: datetime) -> pl.D
     if "tvl_usd" in made:
         reasons += [(made["tvl_usd"] < 0.0, "negative tvl")]
     if "observed_at" in made:
-        reasons += [(made["observed_at"] > now, "observed_at in the future")]
+        reasons += [
+            (made["observed_at"] > now, "observed_at in the future"),
+            (made["observed_at"] < made["time"], "observed_at before the time"),
+        ]
     frame = pl.DataFrame(made).with_columns(pl.col(n).fill_nan(None) for n in made if n in schema.MEASURED)
     first = pl.coalesce(pl.when(pl.lit(mask.fill_null(value=False))).then(pl.lit(reason)) for mask, reason in reasons)
     return frame.with_columns(first.alias(_REASON))
@@ -254,9 +263,18 @@ def _is_told(given: pl.Series) -> pl.Series:
 
 
 def _text(given: pl.Series) -> pl.Series:
-    """String; null where there is nothing but space."""
-    texts = given.cast(pl.String, strict=False)
-    return texts.set(texts.str.strip_chars().str.len_chars() == 0, None)
+    """String without white space around it; null where there is nothing else."""
+    texts = given.cast(pl.String, strict=False).str.strip_chars()
+    return texts.set(texts.str.len_chars() == 0, None)
+
+
+def _trimmed(raw: pl.DataFrame, columns: Mapping[str, str]) -> int:
+    """The rows in which white space was taken off a text that has more than that."""
+    trimmed = pl.repeat(False, raw.height, eager=True)
+    for name, column in columns.items():
+        if name in ("pool_id", *schema.DESCRIBED, "source"):
+            trimmed |= (_text(raw[column]) != raw[column].cast(pl.String, strict=False)).fill_null(value=False)
+    return int(trimmed.sum())
 
 
 # -- repetitions --------------------------------------------------------------------------------------------------

@@ -26,6 +26,10 @@ def imported_lines(imported: Imported) -> Iterator[RenderableType]:
         f"{imported.unchanged:,} already known, {imported.duplicates:,} repeated, {refused:,} refused; "
         f"{count(imported.pools, 'pool')}"
     )
+    if imported.trimmed:
+        yield f"White space around a name was taken off in {count(imported.trimmed, 'row')}"
+    if imported.kept:
+        yield f"A column that the file lacks keeps what was known before in {count(imported.kept, 'row')}"
     if imported.ignored:
         yield f"Columns not read: {', '.join(imported.ignored)}"
     if refused:

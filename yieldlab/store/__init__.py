@@ -29,13 +29,17 @@ _TICK = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What one append did: rows of pools and instants never seen, changed rows, rows already known."""
+    """What one append did: rows of pools and instants never seen, other added rows, rows already known.
+
+    `kept` of the rows added copy a value of an older row, because a measured column did not come in.
+    """
 
     new: int
     revised: int
     unchanged: int
     pools_new: int
     version: int
+    kept: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +75,12 @@ class Store:
 
         `metrics` has columns of `schema.YIELD_METRICS` without `ingested_at`; pool_id, valid_at and apy_percent are
         needed. A null or absent `observed_at` means: known at `valid_at` (assumed) when the row is new, at `now` (the
-        time of fetching; default: the clock) when it changes a known one. A measured column that is absent altogether
-        keeps what was known, and so does a description that is absent or null.
+        time of fetching; default: the clock) when it changes a known one. A row that gives its `observed_at` is added
+        unless the store has it with that very instant. A measured column that is absent altogether keeps what was
+        known, and so does a description that is absent or null.
 
-        Raises DataError when a needed column or value is missing, or when the tables cannot be read or written; then
-        nothing was added.
+        Raises DataError when a needed column or value is missing, when a row is observed before the instant it
+        describes, or when the tables cannot be read or written; then nothing was added.
         """
         _check_incoming(metrics)
         if metrics.is_empty() and not self.exists:
@@ -108,6 +113,7 @@ class Store:
                 unchanged=sum(part.unchanged for part in parts),
                 pools_new=told.filter(~pl.col("pool_id").is_in(known_pools.implode())).height,
                 version=self._metrics.state().version,
+                kept=sum(part.kept for part in parts),
             )
 
     def compact(self) -> Compacted:
@@ -122,11 +128,13 @@ class Store:
 
     # -- reading ------------------------------------------------------------------------------------------------
 
-    def assets(self, *, ingested_by: datetime | None = None) -> pl.DataFrame:
-        """The latest description of every pool, sorted by pool."""
+    def assets(self, *, as_of: datetime | None = None, ingested_by: datetime | None = None) -> pl.DataFrame:
+        """Of every pool the latest description observed by `as_of` (else its first), sorted by pool."""
         self._require()
         rows = self._all_assets()
-        return latest_assets(rows if ingested_by is None else rows.filter(pl.col("ingested_at") <= utc(ingested_by)))
+        if ingested_by is not None:
+            rows = rows.filter(pl.col("ingested_at") <= utc(ingested_by))
+        return latest_assets(rows, None if as_of is None else utc(as_of))
 
     def metrics(
         self,
@@ -179,7 +187,7 @@ class Store:
             # No name holds these rows, so that they can go as soon as the panel has turned them into numbers. The
             # descriptions are read after them: an append writes those first, so that no row is without its own.
             self.history(as_of=as_of, ingested_by=ingested_by, columns=(*KEY, *columns, "source")),
-            self.assets(ingested_by=ingested_by),
+            self.assets(as_of=as_of, ingested_by=ingested_by),
             fields=fields,
             end=end,
             as_of=as_of,
@@ -283,3 +291,8 @@ def _check_incoming(metrics: pl.DataFrame) -> None:
     for name in KEY:
         if metrics[name].null_count():
             raise DataError(f"{metrics[name].null_count()} of the rows to store have no {name}")
+    if "observed_at" not in metrics.columns:
+        return
+    observed_at, valid_at = (metrics[name].cast(schema.UTC) for name in ("observed_at", "valid_at"))
+    if early := int((observed_at < valid_at).sum()):
+        raise DataError(f"{early} of the rows to store have an observed_at before their valid_at")

@@ -20,32 +20,39 @@ CLOCKS = ("observed_at", "ingested_at")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The rows to append, and how many of the rows that came in were new, changed or already known."""
+    """The rows to append, and how many of the rows that came in were new, changed or already known.
+
+    `kept` of the rows to append have a value of an older row in a column that did not come in.
+    """
 
     rows: pl.DataFrame
     new: int
     revised: int
     unchanged: int
+    kept: int
 
 
 def changes(known: pl.DataFrame, incoming: pl.DataFrame, *, now: datetime, ingested_at: datetime) -> Change:
     """Compare `incoming` with `known` (both with columns of `schema.YIELD_METRICS`) and keep what adds something.
 
     A row without `observed_at` takes its `valid_at` when the store has no row of that pool and instant (the assumption
-    about history) and `now` when it has. A row is unchanged when the row known just before it (by `observed_at`, then
-    `ingested_at`) measures the same. A measured column that `incoming` does not have says nothing: a revision keeps
-    what was known. Of two rows with the same pool, instant and `observed_at`, the later one counts.
+    about history) and `now` when it has; it is unchanged when the row known just before it (by `observed_at`, then
+    `ingested_at`) measures the same. A row with its own `observed_at` is unchanged only when the row known at exactly
+    that time measures the same: what confirms an older value must outlive a correction that comes in between later, so
+    that the order of imports does not matter. The first row of a pool and instant is new, any other a revision.
+
+    A measured column that `incoming` does not have says nothing: a row keeps what the store knows by its `observed_at`
+    at this import. Of two rows with the same pool, instant and `observed_at`, the later one counts.
     """
     silent = [name for name in schema.MEASURED if name not in incoming.columns]
-    rows = _conformed(incoming)
+    rows = _conformed(incoming).with_columns(pl.col("observed_at").is_not_null().alias("dated"))
     known = _overlap(known, rows)
-    rows = _observed(rows, known, now)
+    rows = _observed(rows, known, now).with_columns(pl.lit(ingested_at, schema.UTC).alias("ingested_at"))
+    names = schema.YIELD_METRICS.names()
     both = pl.concat(
         [
-            known.select(*schema.YIELD_METRICS.names(), pl.lit(False).alias("fresh")),
-            rows.with_columns(pl.lit(ingested_at, schema.UTC).alias("ingested_at")).select(
-                *schema.YIELD_METRICS.names(), pl.lit(True).alias("fresh")
-            ),
+            known.select(*names, pl.lit(False).alias("dated"), pl.lit(False).alias("fresh")),
+            rows.select(*names, "dated", pl.lit(True).alias("fresh")),
         ]
     ).sort(*KEY, *CLOCKS, "fresh", maintain_order=True)
     del rows, known
@@ -53,17 +60,21 @@ def changes(known: pl.DataFrame, incoming: pl.DataFrame, *, now: datetime, inges
     if repeated.any():
         both = both.filter(~repeated)
     same_key = _same_as_previous(both, KEY)
-    if silent:
-        both = _keep_known(both, silent, same_key)
     fresh = both["fresh"]
-    unchanged = fresh & same_key & _same_as_previous(both, schema.MEASURED)
+    keeps = pl.repeat(False, both.height, eager=True)
+    if silent:
+        both, keeps = _keep_known(both, silent, same_key)
+    comparable = same_key & (_same_as_previous(both, ("observed_at",)) | ~both["dated"])
+    unchanged = fresh & comparable & _same_as_previous(both, schema.MEASURED)
     added = fresh & ~unchanged
-    new = int((added & ~same_key).sum())
+    keys = np.flatnonzero(~same_key.to_numpy())
+    new = int(np.count_nonzero(np.logical_and.reduceat(fresh.to_numpy(), keys))) if keys.size else 0
     return Change(
-        rows=both.filter(added).drop("fresh"),
+        rows=both.filter(added).select(names),
         new=new,
         revised=int(added.sum()) - new,
         unchanged=int(unchanged.sum()) + int(repeated.sum()),
+        kept=int((added & keeps).sum()),
     )
 
 
@@ -74,14 +85,17 @@ def described(known: pl.DataFrame, incoming: pl.DataFrame, *, now: datetime, ing
     """
     latest = latest_assets(known)
     given = _with_columns_of(incoming, schema.ASSETS).unique("pool_id", keep="last", maintain_order=True)
-    joined = given.join(latest.select("pool_id", *schema.DESCRIBED), on="pool_id", how="left", suffix="_known")
+    joined = given.join(
+        latest.select("pool_id", *schema.DESCRIBED, "observed_at"), on="pool_id", how="left", suffix="_known"
+    )
     joined = joined.with_columns(pl.coalesce(name, f"{name}_known").alias(name) for name in schema.DESCRIBED)
     is_known = joined["pool_id"].is_in(latest["pool_id"].implode())
     differs = pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"{name}_known")) for name in schema.DESCRIBED)
     return (
         joined.filter(differs | ~is_known)
         .with_columns(
-            pl.col("observed_at").fill_null(pl.lit(now, schema.UTC)),
+            # A clock that runs behind must not hide a description behind the one that it replaces.
+            pl.col("observed_at").fill_null(pl.max_horizontal("observed_at_known", pl.lit(now, schema.UTC))),
             pl.lit(ingested_at, schema.UTC).alias("ingested_at"),
         )
         .select(schema.ASSETS.names())
@@ -96,9 +110,15 @@ def latest_metrics(frame: pl.DataFrame) -> pl.DataFrame:
     return ordered.filter(~superseded) if superseded.any() else ordered
 
 
-def latest_assets(frame: pl.DataFrame) -> pl.DataFrame:
-    """Per pool its latest description, sorted by pool."""
-    return frame.sort("pool_id", *CLOCKS, maintain_order=True).unique("pool_id", keep="last", maintain_order=True)
+def latest_assets(frame: pl.DataFrame, as_of: datetime | None = None) -> pl.DataFrame:
+    """Per pool the latest description observed by `as_of`, sorted by pool.
+
+    A pool that was not described by then has its first description: that it held before is assumed.
+    """
+    ordered = frame.sort("pool_id", *CLOCKS, maintain_order=True)
+    if as_of is not None:
+        ordered = ordered.filter((pl.col("observed_at") <= as_of) | pl.col("pool_id").is_first_distinct())
+    return ordered.unique("pool_id", keep="last", maintain_order=True)
 
 
 def _conformed(incoming: pl.DataFrame) -> pl.DataFrame:
@@ -148,11 +168,16 @@ def _same_as_previous(frame: pl.DataFrame, columns: Sequence[str]) -> pl.Series:
     return same
 
 
-def _keep_known(both: pl.DataFrame, silent: Sequence[str], same_key: pl.Series) -> pl.DataFrame:
-    """Give fresh rows the values that the store last knew for their key in columns the import does not have."""
+def _keep_known(both: pl.DataFrame, silent: Sequence[str], same_key: pl.Series) -> tuple[pl.DataFrame, pl.Series]:
+    """Give fresh rows the values that the store last knew for their key in columns the import does not have.
+
+    Also tells which rows have such a value. It is a copy: the tables do not tell silence from what was said.
+    """
     rows = np.arange(both.height)
     fresh = both["fresh"].to_numpy()
     key_start = np.maximum.accumulate(np.where(same_key.to_numpy(), 0, rows))
     last_known = np.maximum.accumulate(np.where(fresh, -1, rows))
     source = pl.Series(np.where(fresh & (last_known >= key_start), last_known, rows))
-    return both.with_columns(both[name].gather(source).alias(name) for name in silent)
+    both = both.with_columns(both[name].gather(source).alias(name) for name in silent)
+    given = both.select(pl.any_horizontal(pl.col(silent).is_not_null()).alias("given"))["given"]
+    return both, both["fresh"] & given
