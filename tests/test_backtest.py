@@ -228,3 +228,20 @@ def test_names_are_sorted_by_what_they_are_for(steady: Strategy) -> None:
     assert type(checked(steady, "cost", 0)) is float
     assert type(checked(steady, "top_n", 4.0)) is int
     assert type(checked(steady, "sign", 1)) is float
+
+
+def test_the_market_is_made_before_a_strategy_sees_the_panel(one: Strategy, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    made, gave = Market.from_panel, Strategy.signal
+    monkeypatch.setattr(Market, "from_panel", lambda *a, **k: (order.append("market"), made(*a, **k))[1])
+    monkeypatch.setattr(Strategy, "signal", lambda *a, **k: (order.append("signal"), gave(*a, **k))[1])
+    compare(calm(), [entry(one)])
+    assert order == ["market", "signal"]
+
+
+def test_two_files_of_one_name_are_not_compared(one: Strategy, tmp_path: Path) -> None:
+    other = sweep_worlds.strategy(tmp_path / "others", ONE + "# another\n", "one")
+    with pytest.raises(UsageError, match=f"two files have the name 'one', {one.path} and {other.path}; rename one"):
+        compare(calm(), [entry(one), entry(other)])
+    again = sweep_worlds.strategy(tmp_path / "strategies", ONE, "one")
+    assert compare(calm(), [entry(one), entry(again, {"pool": 1})]).trials.height == 2

@@ -6,18 +6,25 @@ import itertools
 import math
 from typing import Any
 
-import polars as pl
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yieldlab.errors import UsageError
-from yieldlab.space import Grid, alike, check_known, parse_axis, parse_value, trial_ids
+from yieldlab.space import LONGEST_RANGE, Grid, Value, alike, canonical, check_known, parse_axis, parse_value, trial_ids
 
 values = st.one_of(st.none(), st.booleans(), st.integers(-5, 5), st.floats(-2, 2), st.sampled_from(["x", "y", "1"]))
+
+
+def same(value: Any) -> object:
+    """Equal for two values that are one and the same parameter: 1 and 1.0, not 1 and true, not 1 and "1"."""
+    return (float(value) if type(value) in (int, float) else value, type(value) in (int, float), type(value) is str)
+
+
 axes = st.dictionaries(
     st.sampled_from("abcd"),
-    st.lists(values, min_size=1, max_size=4, unique_by=lambda value: (type(value), value)),
+    st.lists(values, min_size=1, max_size=4, unique_by=same),
     max_size=4,
 )
 
@@ -84,8 +91,31 @@ def test_an_axis_that_is_none_is_refused(axis: list[Any], sentence: str) -> None
     assert sentence in str(caught.value)
 
 
-def test_one_and_true_and_one_point_nought_are_three_values() -> None:
-    assert len(Grid(a=[1, True, 1.0])) == 3
+@pytest.mark.parametrize("axis", [[1, 1.0], [0.0, -0.0], [0, -0.0], ["x", "x"], [None, None], [True, 1, True]])
+def test_values_that_are_one_number_repeat(axis: list[Any]) -> None:
+    with pytest.raises(UsageError, match="repeats a value"):
+        Grid(a=axis)
+
+
+def test_one_and_true_and_the_word_are_three_values() -> None:
+    assert len(Grid(a=[1, True, "1"])) == 3
+
+
+def test_an_axis_may_have_any_name_that_a_parameter_has() -> None:
+    assert Grid(self=[1, 2]).row(1) == {"self": 2}
+
+
+def test_a_whole_number_beyond_64_bits_is_no_value() -> None:
+    with pytest.raises(UsageError, match="whole numbers lie within 64 bits"):
+        Grid(a=[2**63])
+
+
+def test_the_size_of_a_grid_is_told_however_large_it_is() -> None:
+    axis = list(range(1_000))
+    grid = Grid(**{f"a{n}": axis for n in range(10)})
+    assert grid.size == 10**30
+    with pytest.raises(UsageError, match=r"has 1(,000){10} combinations; a grid has at most"):
+        grid.sample(3, 1)
 
 
 def test_axes_are_replaced_in_place_or_added_at_the_end() -> None:
@@ -114,6 +144,16 @@ def test_what_is_no_axis_is_refused_in_one_sentence(text: str) -> None:
         parse_axis(text)
 
 
+@pytest.mark.parametrize("text", ["x=1..30000000", "x=1..2000000000", f"x=0..{10**40}", "x=1..600000,700000..1300000"])
+def test_a_range_without_end_is_refused_before_it_is_made(text: str) -> None:
+    with pytest.raises(UsageError, match=f"a parameter takes at most {LONGEST_RANGE:,}"):
+        parse_axis(text)
+
+
+def test_a_long_range_with_a_long_step_is_short() -> None:
+    assert parse_axis("x=0..2000000000..1000000000") == ("x", (0, 1_000_000_000, 2_000_000_000))
+
+
 def test_a_value_as_typed() -> None:
     typed = [parse_value(word) for word in ("1", "1.0", "TRUE", "None", "usd", " 7 ")]
     assert typed == [1, 1.0, True, None, "usd", 7]
@@ -138,15 +178,21 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
         check_known("policy parameter", ["topn"], ["top_n"])
 
 
+def ids(strategy: str, **columns: list[Value]) -> list[str]:
+    texts = {name: [canonical(value) for value in column] for name, column in columns.items()}
+    return trial_ids(strategy, texts).to_list()
+
+
 def test_an_id_is_made_from_the_strategy_and_the_parameters_whatever_their_order() -> None:
-    trials = pl.DataFrame({"a": [1, 2], "b": [0.5, None]})
-    ids = trial_ids("s", trials)
-    assert ids.to_list() == trial_ids("s", trials.select("b", "a")).to_list()
-    assert ids[1] == trial_ids("s", trials[1:])[0]
-    others = [
-        trial_ids("t", trials),
-        trial_ids("s", trials.rename({"a": "c"})),
-        trial_ids("s", trials.with_columns(a=3)),
-    ]
-    assert len({*ids, *(one for other in others for one in other)}) == 8
-    assert all(len(one) == 16 for one in ids)
+    one = ids("s", a=[1, 2], b=[0.5, None])
+    assert one == ids("s", b=[0.5, None], a=[1, 2])
+    assert one[1] == ids("s", a=[2], b=[None])[0]
+    others = [ids("t", a=[1, 2], b=[0.5, None]), ids("s", c=[1, 2], b=[0.5, None]), ids("s", a=[3, 3], b=[0.5, None])]
+    assert len({*one, *(each for other in others for each in other)}) == 8
+    assert all(len(each) == 16 for each in one)
+
+
+def test_an_id_takes_a_number_as_a_number_and_a_word_as_a_word() -> None:
+    assert len(set(ids("s", a=[1, 1.0, np.float64(1.0).item()]))) == 1
+    assert len(set(ids("s", a=[0, 0.0, -0.0]))) == 1
+    assert len(set(ids("s", a=[1, "1", True, "true", None, "null", 1.5, "1.5"]))) == 8

@@ -20,7 +20,7 @@ from yieldlab.panel import Panel
 from yieldlab.runs import EQUITY, FAILURES, TRADES, TRIALS, RunFolder
 from yieldlab.simulate import policy as policy_table
 from yieldlab.simulate.policy import PARAMETERS, policies
-from yieldlab.space import Value, alike, column, trial_ids
+from yieldlab.space import Value, alike, canonical, column, trial_ids
 from yieldlab.strategy import Strategy
 
 Floats = NDArray[np.float64]
@@ -92,6 +92,8 @@ def kind_of(strategy: Strategy, name: str) -> str:
 def checked(strategy: Strategy, name: str, value: Value) -> Value:
     """`value` in the type of parameter `name` of the strategy. Raises UsageError for one that it does not take."""
     kind = kind_of(strategy, name)
+    if isinstance(value, float):
+        value += 0.0  # one zero only, as in a grid
     if kind == "signal":
         return strategy.params({name: value})[name]
     if kind == "market":
@@ -159,6 +161,15 @@ def backtest(
     return _result([("signal", "signal", {**market, **traded})], [ledger])
 
 
+def refuse_namesakes(strategies: Sequence[Strategy]) -> None:
+    """Raise UsageError when two different files have one name, by which results and trials are known."""
+    first: dict[str, Strategy] = {}
+    for each in strategies:
+        other = first.setdefault(each.name, each)
+        if (other.path.resolve(), other.source_hash) != (each.path.resolve(), each.source_hash):
+            raise UsageError(f"two files have the name {each.name!r}, {other.path} and {each.path}; rename one of them")
+
+
 def compare(
     panel: Panel,
     entries: Sequence[Entry],
@@ -169,8 +180,9 @@ def compare(
     risk_free: float = 0.0,
 ) -> BacktestResult:
     """Run each entry on the same panel and window. One that fails becomes a row with its reason; raises its error when
-    no other is left."""
+    no other is left, and UsageError when two files have one name."""
     began = time.perf_counter()
+    refuse_namesakes([each.strategy for each in entries])
     window = panel.window(start, end)
     cache: dict[tuple[Value, Value], Market] = {}
     outcomes: list[simulate.Ledger | StrategyError | DataError] = []
@@ -214,9 +226,9 @@ def _run_entry(
 ) -> simulate.Ledger:
     accrual, max_stale_days = each.params.market["accrual"], each.params.market["max_stale_days"]
     aged = panel.with_max_stale_days(int(max_stale_days or 0))
-    views = each.strategy.signal(aged, each.params.signal)
-    if (accrual, max_stale_days) not in cache:
+    if (accrual, max_stale_days) not in cache:  # before the strategy sees the panel
         cache[accrual, max_stale_days] = Market.from_panel(aged, accrual=str(accrual))
+    views = each.strategy.signal(aged, each.params.signal)
     records = policies(dict(each.params.policy))
     return _run(cache[accrual, max_stale_days], views, records, capital, window, risk_free)
 
@@ -264,7 +276,7 @@ def _result(
     """`rows` are (label, strategy, parameters) of each outcome: one trial's ledger, or why there is none."""
     names = list(dict.fromkeys(name for _, _, params in rows for name in params))
     ids = [
-        trial_ids(strategy, pl.DataFrame([column(n, [v]) for n, v in params.items()]))[0]
+        trial_ids(strategy, {name: [canonical(value)] for name, value in params.items()})[0]
         for _, strategy, params in rows
     ]
     labels = [label for label, _, _ in rows]

@@ -17,6 +17,12 @@ from yieldlab.errors import UsageError, did_you_mean
 #: What one parameter may be. None means "not set".
 Value = int | float | str | bool | None
 
+#: Values that one parameter takes at most when they are typed, so that a range without end is not made.
+LONGEST_RANGE = 100_000
+
+#: Combinations that a grid has at most where they are numbered.
+_MOST_ROWS = 2**63 - 1
+
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(\d+))?")
 
 
@@ -31,7 +37,7 @@ class Grid:
 
     axes: Mapping[str, tuple[Value, ...]]
 
-    def __init__(self, **axes: Sequence[Value] | Value) -> None:
+    def __init__(self, /, **axes: Sequence[Value] | Value) -> None:
         """Take `name=[value, ...]` or `name=value` per axis. Raises UsageError for an empty or repeating axis."""
         checked: dict[str, tuple[Value, ...]] = {}
         for name, values in axes.items():
@@ -39,16 +45,22 @@ class Grid:
             axis = tuple(_plain(name, value) for value in listed)
             if not axis:
                 raise UsageError(f"axis {name!r} of the grid is empty; give it at least one value")
-            if len({(type(value), value) for value in axis}) < len(axis):
-                raise UsageError(f"axis {name!r} of the grid repeats a value: {', '.join(map(str, axis))}")
+            if len({canonical(value) for value in axis}) < len(axis):
+                shown = ", ".join(map(str, axis[:20])) + (", ..." if len(axis) > 20 else "")
+                raise UsageError(f"axis {name!r} of the grid repeats a value: {shown}")
             checked[name] = axis
         object.__setattr__(self, "axes", checked)
 
     def __len__(self) -> int:
-        return math.prod(len(values) for values in self.axes.values())
+        return self.size
 
     def __iter__(self) -> Iterator[dict[str, Value]]:
-        return (self.row(index) for index in range(len(self)))
+        return (self.row(index) for index in range(self.size))
+
+    @property
+    def size(self) -> int:
+        """The number of combinations, also where it is larger than `len` can tell."""
+        return math.prod(len(values) for values in self.axes.values())
 
     def defaults(self) -> dict[str, Value]:
         """The first value of every axis."""
@@ -56,7 +68,7 @@ class Grid:
 
     def row(self, index: int) -> dict[str, Value]:
         """Combination `index`; the last axis turns fastest."""
-        if not 0 <= index < len(self):
+        if not 0 <= index < self.size:
             raise IndexError(index)
         picked: dict[str, Value] = {}
         for name, values in reversed(list(self.axes.items())):
@@ -66,7 +78,7 @@ class Grid:
 
     def frame(self, rows: Sequence[int] | np.ndarray[tuple[int], np.dtype[np.int64]] | None = None) -> pl.DataFrame:
         """One row per combination (of `rows`, or all), one column per axis; None becomes null."""
-        index = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
+        index = np.arange(self.size) if rows is None else np.asarray(rows, dtype=np.int64)
         columns: dict[str, pl.Series] = {}
         stride = 1
         for name, values in reversed(list(self.axes.items())):
@@ -81,7 +93,8 @@ class Grid:
         """`count` different rows drawn evenly with `seed`, ascending; all of them when there are no more."""
         if count < 1:
             raise UsageError(f"a sample must have at least 1 trial, not {count}")
-        size = len(self)
+        size = self.size
+        check_size(size)
         if count >= size:
             return np.arange(size)
         generator = np.random.default_rng(seed)
@@ -117,6 +130,12 @@ def parse_axis(text: str) -> tuple[str, tuple[Value, ...]]:
             low, high, step = int(span[1]), int(span[2]), int(span[3] or 1)
             if high < low or step < 1:
                 raise UsageError(f"cannot read {part!r} in {text!r}; a range goes up, as 1..8 or 10..90..20")
+            many = len(values) + (high - low) // step + 1
+            if many > LONGEST_RANGE:
+                raise UsageError(
+                    f"{text!r} has {many:,} values and a parameter takes at most {LONGEST_RANGE:,}; "
+                    "give the range a step, as 10..90..20"
+                )
             values.extend(range(low, high + 1, step))
         else:
             values.append(parse_value(part))
@@ -165,14 +184,32 @@ def check_known(kind: str, names: Sequence[str], known: Sequence[str]) -> None:
             raise UsageError(f"unknown {kind} {name!r}{did_you_mean(name, known)}")
 
 
-def trial_ids(strategy: str, trials: pl.DataFrame) -> pl.Series:
-    """(R,) sixteen hexadecimal digits made from the strategy's name and each row's parameters, whatever their order."""
-    names = sorted(trials.columns)
-    texts = [_canonical(trials[name]) for name in names]
+def check_size(combinations: int) -> None:
+    """Raise UsageError when there are more combinations than can be numbered."""
+    if combinations > _MOST_ROWS:
+        raise UsageError(
+            f"the grid has {combinations:,} combinations; a grid has at most {_MOST_ROWS:,}, also for a sample of it: "
+            "give fewer values"
+        )
+
+
+def canonical(value: Value) -> str:
+    """One text per parameter value: 1 and 1.0 are the same number, -0.0 is 0; 1, true and the word "1" are three."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value)
+
+
+def trial_ids(strategy: str, texts: Mapping[str, Sequence[str]]) -> pl.Series:
+    """(R,) sixteen hexadecimal digits made from the strategy's name and each row's parameters, whatever their order.
+
+    `texts` has, for each parameter, the R `canonical` values.
+    """
+    names = sorted(texts)
     stem = json.dumps([strategy, names]).encode()
     base = hashlib.blake2b(stem, digest_size=8)
     ids: list[str] = []
-    for row in zip(*texts, strict=True) if texts else [()] * trials.height:
+    for row in zip(*(texts[name] for name in names), strict=True):
         hasher = base.copy()
         hasher.update("\x1f".join(row).encode())
         ids.append(hasher.hexdigest())
@@ -194,20 +231,13 @@ def column(name: str, values: Sequence[Value]) -> pl.Series:
 _KINDS = {int: "whole number", float: "number", bool: "true or false", str: "word"}
 
 
-def _canonical(series: pl.Series) -> list[str]:
-    """Each value as JSON writes it; the few distinct ones are written once."""
-    written: dict[object, str] = {}
-    return [
-        written[value] if value in written else written.setdefault(value, json.dumps(value))
-        for value in series.to_list()
-    ]
-
-
 def _plain(name: str, value: object) -> Value:
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise UsageError(f"axis {name!r} of the grid has {value}; whole numbers lie within 64 bits")
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float) and math.isfinite(value):
-        return value
+        return value + 0.0  # one zero only
     raise UsageError(f"axis {name!r} of the grid has {value!r}; values are finite numbers, words, true, false or None")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sweep_worlds
 
-from yieldlab.backtest import split_params
+from yieldlab.backtest import compare, entry, split_params
 from yieldlab.errors import DataError, MemoryLimitError, UsageError
 from yieldlab.simulate.policy import POLICY, policies
 from yieldlab.strategy import Strategy
@@ -153,6 +153,48 @@ def test_a_grid_too_large_for_the_memory_is_refused_before_it_is_made(steady: St
     with pytest.raises(MemoryLimitError, match="216,000,000 trials need"):
         plan(steady, huge, max_memory=2_000_000_000)
     assert len(plan(steady, huge, sample=100, max_memory=2_000_000_000)) == 100
+
+
+def test_sizes_are_told_without_counting(steady: Strategy) -> None:
+    axis = list(range(1, 100_001))
+    beyond = {"top_n": axis, "every": axis, "lag": axis, "lookback": axis}
+    for how in ({}, {"sample": 10}, {"sample": 10, "max_memory": 2_000_000_000}):
+        with pytest.raises(UsageError, match="combinations; a grid has at most"):
+            plan(steady, beyond, **how)
+
+
+def test_small_and_large_memory_are_told_in_their_unit(steady: Strategy) -> None:
+    with pytest.raises(MemoryLimitError, match=r"216 trials need 89\.86 kB .* limit of 50\.00 kB"):
+        plan(steady, max_memory=50_000)
+    with pytest.raises(MemoryLimitError, match=r"need 8\.99 GB .* limit of 2\.00 GB"):
+        plan(steady, {"gas_usd": list(range(100_000))}, max_memory=2_000_000_000)
+
+
+def test_a_small_sample_of_a_grid_with_many_signals_is_planned_at_once(steady: Strategy) -> None:
+    axis = list(range(1, 30_001))
+    planned = plan(steady, {"lookback": axis, "every": axis}, sample=5)
+    assert planned.fields == ("apy",)
+    assert set(planned.records(0, 5)["every"]) == set(planned.frame(0, 5)["every"])
+
+
+def test_a_trial_has_one_id_whatever_stands_beside_it_on_the_axis(tmp_path: Path) -> None:
+    source = "from yieldlab import Grid\nNEEDS = ('apy',)\nSIGNAL = Grid(x=[None, 1])\n"
+    odd = sweep_worlds.strategy(tmp_path, source + "def signal(panel, x):\n    return panel['apy']\n", "odd")
+
+    def named(**grid: list) -> dict:
+        planned = plan(odd, grid)
+        x = [point.signal["x"] for point in planned.points(0, len(planned))]
+        return dict(zip(map(repr, x), planned.frame(0, len(planned))["trial_id"], strict=True))
+
+    alone = named(x=[1])["1"]
+    for grid in ([1, 2], [1, 0.5], [None, 1], ["a", 1]):
+        assert named(x=grid)["1"] == alone
+    assert named(x=[1.0])["1.0"] == alone
+    assert named(x=["1"])["'1'"] != alone
+    assert compare(sweep_worlds.panel(), [entry(odd, {"x": 1})]).trials["trial_id"][0] == alone
+    assert named(x=[0.0])["0.0"] == named(x=[-0.0, 5])["0.0"]
+    with pytest.raises(UsageError, match="repeats a value"):
+        plan(odd, {"x": [1, 1.0]})
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ cost together. A plan is row numbers of a grid; its table is made a slice at a t
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -21,7 +22,7 @@ from yieldlab import market as markets
 from yieldlab.backtest import checked, kind_of
 from yieldlab.errors import DataError, MemoryLimitError, UsageError
 from yieldlab.simulate.policy import PARAMETERS, POLICY, policies
-from yieldlab.space import Grid, Value, trial_ids
+from yieldlab.space import Grid, Value, canonical, check_size, trial_ids
 from yieldlab.strategy import Strategy
 
 Ints = NDArray[np.int64]
@@ -72,8 +73,20 @@ class Plan:
     @property
     def fields(self) -> tuple[str, ...]:
         """Every panel field that some trial's signal reads; simulation needs `apy` and `tvl_usd` beside them."""
-        signal = Grid(**{name: self.grid.axes[name] for name in self.strategy.signal_grid.axes})
+        parts = [part for template in self.strategy.needs for part in string.Formatter().parse(template)]
+        filled = {placeholder for _, placeholder, _, _ in parts if placeholder is not None}
+        signal = Grid(**{name: axis for name, axis in self.signal_grid.axes.items() if name in filled})
         return tuple(dict.fromkeys(name for params in signal for name in self.strategy.fields(params)))
+
+    @property
+    def signal_grid(self) -> Grid:
+        """The signal's parameters as this plan varies them."""
+        return Grid(**{name: self.grid.axes[name] for name in self.strategy.signal_grid.axes})
+
+    @property
+    def signals(self) -> Ints:
+        """The rows of `signal_grid` that some trial uses, ascending."""
+        return np.unique(self.rows // (self._policies * len(self.grid.axes["accrual"])) % self.signal_grid.size)
 
     @property
     def config(self) -> dict[str, object]:
@@ -90,11 +103,13 @@ class Plan:
 
     def frame(self, begin: int, end: int) -> pl.DataFrame:
         """Trials begin .. end - 1 as a table: trial_id, then `parameters`."""
-        table = self.grid.frame(self.rows[begin:end])
+        rows = self.rows[begin:end]
+        table = self.grid.frame(rows)
+        texts = {name: self._texts(name, rows) for name in self.grid.axes}
         if "warmup" not in table.columns:
             table = table.with_columns(pl.col(str(self.strategy.warmup)).cast(pl.Int64).alias("warmup"))
-        table = table.select(self.parameters)
-        return table.insert_column(0, trial_ids(self.strategy.name, table))
+            texts["warmup"] = texts[str(self.strategy.warmup)]
+        return table.select(self.parameters).insert_column(0, trial_ids(self.strategy.name, texts))
 
     def records(self, begin: int, end: int) -> NDArray[np.void]:
         """The policies of trials begin .. end - 1, for the kernel."""
@@ -102,8 +117,12 @@ class Plan:
         records = np.empty(rows.size, dtype=POLICY)
         for name in PARAMETERS:
             axis = name if name in self.grid.axes else str(self.strategy.warmup)
-            values = policies([{name: value} for value in self.grid.axes[axis]])[name]
-            records[name] = values[(rows // self._stride(axis)) % values.size]
+            listed = self.grid.axes[axis]
+            positions = (rows // self._stride(axis)) % len(listed)
+            if len(listed) > rows.size:  # of a long axis, only what is used
+                used, positions = np.unique(positions, return_inverse=True)
+                listed = tuple(listed[position] for position in used)
+            records[name] = policies([{name: value} for value in listed])[name][positions]
         return records
 
     def points(self, begin: int, end: int) -> Iterator[Point]:
@@ -137,6 +156,17 @@ class Plan:
             within = int(np.searchsorted(fresh, bounds[-1], side="right")) - 1
             bounds.append(min(bounds[-1] + size, int(fresh[min(within + points, fresh.size - 1)])))
         return np.array(bounds, dtype=np.int64)
+
+    def number(self, trial: int) -> int:
+        """Which pair of staleness and signal a trial rests on: one number for each."""
+        return int(self.rows[trial]) // (self._policies * len(self.grid.axes["accrual"]))
+
+    def _texts(self, name: str, rows: Ints) -> list[str]:
+        """The canonical text of a parameter in each of these rows, made from its own value."""
+        values = self.grid.axes[name]
+        positions = ((rows // self._stride(name)) % len(values)).tolist()
+        texts = {position: canonical(values[position]) for position in set(positions)}
+        return [texts[position] for position in positions]
 
     @property
     def _policies(self) -> int:
@@ -176,13 +206,14 @@ def plan(
     axes |= {name: tuple(values) for name, values in strategy.signal_grid.axes.items()}
     axes |= {name: tuple(values) for name, values in strategy.policy_grid.axes.items()}
     axes |= {name: tuple(values) for name, values in (grid or {}).items()}
+    for name in axes:
+        kind_of(strategy, name)
+    _check_size(math.prod(max(1, len(values)) for values in axes.values()), sample, max_memory)
     typed = {name: tuple(checked(strategy, name, value) for value in values) for name, values in axes.items()}
     if isinstance(strategy.warmup, str):
         for value in typed[strategy.warmup]:
             strategy.warmup_rows({strategy.warmup: value})
-    planned = _in_order(strategy, typed)
-    _check_size(len(planned), sample, max_memory)
-    return _plan(strategy, planned, sample, seed, Conditions(capital, start, end, risk_free))
+    return _plan(strategy, _in_order(strategy, typed), sample, seed, Conditions(capital, start, end, risk_free))
 
 
 def from_config(strategy: Strategy, config: Mapping[str, Any]) -> Plan:
@@ -201,19 +232,27 @@ def _plan(strategy: Strategy, grid: Grid, sample: int | None, seed: int, conditi
         raise UsageError(f"capital must be a positive number of USD, not {conditions.capital}")
     if not math.isfinite(conditions.risk_free):
         raise UsageError(f"risk_free must be a finite annual rate, not {conditions.risk_free}")
-    rows = np.arange(len(grid)) if sample is None else grid.sample(sample, seed)
+    check_size(grid.size)
+    rows = np.arange(grid.size) if sample is None else grid.sample(sample, seed)
     rows.flags.writeable = False
     return Plan(strategy, grid, rows, sample, seed, conditions)
 
 
+def size_text(count: float) -> str:
+    """Bytes in the largest unit of which there is at least one."""
+    unit, bytes_of = next((each for each in (("GB", 1e9), ("MB", 1e6)) if count >= each[1]), ("kB", 1e3))
+    return f"{count / bytes_of:,.2f} {unit}"
+
+
 def _check_size(combinations: int, sample: int | None, max_memory: int | None) -> None:
+    check_size(combinations)
     trials = combinations if sample is None else min(sample, combinations)
     drawn = combinations if sample is not None and sample * 3 >= combinations else trials
     needed = trials * (PLAN_BYTES + ROW_BYTES) + drawn * PLAN_BYTES
     if max_memory is not None and needed > max_memory:
         raise MemoryLimitError(
-            f"{trials:,} trials need {needed / 1e9:,.1f} GB for their table, more than the limit of "
-            f"{max_memory / 1e9:,.1f} GB; take a --sample, fewer values in --grid or a larger --max-memory"
+            f"{trials:,} trials need {size_text(needed)} for their table, more than the limit of "
+            f"{size_text(max_memory)}; take a --sample, fewer values in --grid or a larger --max-memory"
         )
 
 
