@@ -276,10 +276,10 @@ def test_a_full_disk_keeps_what_was_done(
     with monkeypatch.context() as patched:
         written = RunFolder.write_chunk
 
-        def full(folder: RunFolder, number: int, frame: object) -> None:
+        def full(folder: RunFolder, number: int, *rest: object) -> None:
             if number == 2:
                 raise OSError(28, "No space left on device")
-            written(folder, number, frame)  # type: ignore[arg-type]
+            written(folder, number, *rest)  # type: ignore[arg-type]
 
         patched.setattr(runs.RunFolder, "write_chunk", full)
         with pytest.raises(OSError, match="No space left"):
@@ -299,3 +299,106 @@ def test_only_a_sweep_is_resumed(steady: Strategy, panel: Panel, tmp_path: Path)
         next(resume(folder, steady, panel))
     with pytest.raises(UsageError, match="is a backtest, not a sweep"):
         SweepResult.open(folder)
+
+
+#: Two signals: numbers read from a file, and the yield.
+OUTSIDE = """import json
+from pathlib import Path
+import numpy as np
+from yieldlab import Grid
+
+NEEDS = ("apy",)
+SIGNAL = Grid(path=["FOLDER/a.json", "FOLDER/b.json", "FOLDER/c.json"])
+POLICY = Grid(top_n=[1, 2], every=[7, 1], cost=[0.001, 0.0])
+
+
+def signal(panel, path):
+    return panel["apy"] * np.array(json.loads(Path(path).read_text()))
+"""
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Strategy:
+    for name, numbers in (("a", "[1, 2, 3, 4, 5]"), ("b", "[5, 4, 3, 2, 1]"), ("c", "[1, 1, 1, 1, 1]")):
+        (tmp_path / f"{name}.json").write_text(numbers)
+    return sweep_worlds.strategy(tmp_path / "strategies", OUTSIDE.replace("FOLDER", str(tmp_path)), "outside")
+
+
+def stopped(strategy: Strategy, panel: Panel, out: Path, chunks: int, size: int) -> RunFolder:
+    events = run(plan(strategy), panel, out=out, chunk_trials=size)
+    for _ in range(1 + chunks):
+        next(events)
+    events.close()  # type: ignore[attr-defined]
+    assert len(RunFolder(out).chunks()) == chunks
+    return RunFolder(out)
+
+
+@pytest.mark.parametrize(("chunks", "size"), [(1, 4), (3, 4), (1, 12), (1, 8)])
+def test_a_signal_that_is_another_now_is_refused(
+    outside: Strategy, panel: Panel, tmp_path: Path, chunks: int, size: int
+) -> None:
+    folder = stopped(outside, panel, tmp_path / "run", chunks, size)
+    before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+    file = tmp_path / ("b.json" if chunks * size > 8 else "a.json")
+    numbers = file.read_text()
+    file.write_text(numbers.replace("2", "2.5"))
+    with pytest.raises(DataError, match=f"the signal of strategy 'outside' with path={file} has changed since the run"):
+        list(resume(folder, outside, panel))
+    assert {path: path.read_bytes() for path in before} == before
+    file.unlink()
+    with pytest.raises(DataError, match="has changed since the run"):
+        list(resume(folder, outside, panel))
+    file.write_text(numbers)
+    list(resume(folder, outside, panel))
+    assert tables(folder.path) == complete(outside, panel, tmp_path / "whole")
+
+
+def test_a_signal_that_failed_and_now_does_not_is_refused(outside: Strategy, panel: Panel, tmp_path: Path) -> None:
+    file = tmp_path / "b.json"
+    numbers = file.read_text()
+    file.unlink()
+    folder = stopped_with_failures(outside, panel, tmp_path / "run")
+    file.write_text(numbers)
+    with pytest.raises(DataError, match=f"path={file} has changed since the run"):
+        list(resume(folder, outside, panel))
+    file.unlink()
+    list(resume(folder, outside, panel))
+    assert tables(folder.path) == complete(outside, panel, tmp_path / "whole")
+
+
+def stopped_with_failures(strategy: Strategy, panel: Panel, out: Path) -> RunFolder:
+    events = run(plan(strategy), panel, out=out, chunk_trials=12)
+    for event in events:
+        if isinstance(event, ChunkDone):
+            break
+    events.close()  # type: ignore[attr-defined]
+    return RunFolder(out)
+
+
+def test_a_signal_that_no_finished_trial_rests_on_may_change(outside: Strategy, panel: Panel, tmp_path: Path) -> None:
+    folder = stopped(outside, panel, tmp_path / "run", chunks=2, size=4)
+    (tmp_path / "b.json").write_text("[1, 3, 2, 5, 4]")
+    list(resume(folder, outside, panel))
+    assert tables(folder.path) == complete(outside, panel, tmp_path / "whole")
+
+
+def test_of_many_signals_one_of_each_chunk_is_held_to_the_run(
+    outside: Strategy, panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("yieldlab.sweep._run.RECALLED", 0)
+    folder = stopped(outside, panel, tmp_path / "run", chunks=1, size=24)
+    for name in "abc":
+        (tmp_path / f"{name}.json").write_text("[1, 3, 2, 5, 4]")
+    with pytest.raises(DataError, match="has changed since the run"):
+        list(resume(folder, outside, panel))
+
+
+def test_a_signal_that_changes_after_it_was_looked_at_is_refused_too(
+    outside: Strategy, panel: Panel, tmp_path: Path
+) -> None:
+    folder = stopped(outside, panel, tmp_path / "run", chunks=1, size=4)
+    events = resume(folder, outside, panel)
+    assert isinstance(next(events), Planned)
+    (tmp_path / "a.json").write_text("[1, 3, 2, 5, 4]")  # after all was looked at
+    with pytest.raises(DataError, match="has changed since the run"):
+        list(events)

@@ -218,7 +218,7 @@ def test_nothing_is_written_when_the_data_or_the_limits_do_not_allow_it(
     out = tmp_path / "run"
     with pytest.raises(DataError, match="2020-01-01 lies outside the data"):
         next(run(plan(steady, start=date(2020, 1, 1)), panel, out=out))
-    with pytest.raises(MemoryLimitError, match=r"more than the limit of 0\.00 GB"):
+    with pytest.raises(MemoryLimitError, match=r"need 137\.\d\d kB, more than the limit of 1\.00 kB"):
         next(run(plan(steady), panel, out=out, max_memory=1000))
     with pytest.raises(UsageError, match="unknown measure 'sharp'; did you mean 'sharpe'"):
         next(run(plan(steady), panel, out=out, by="sharp"))

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -52,6 +52,9 @@ ROW_GROUP = 65_536
 
 _CHUNK = re.compile(r"(\d{6})-([0-9a-f]{16})\.parquet")
 _LOCK = ".lock"
+
+#: Where a chunk keeps the digests of its signals in its file's metadata.
+_SIGNALS = "yieldlab.signals"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +177,17 @@ class RunFolder:
 
     # -- chunks -------------------------------------------------------------------------------------------------
 
-    def write_chunk(self, number: int, frame: pl.DataFrame) -> None:
-        """Put the results of one unit of work in place, under its number and the hash of its content."""
+    def write_chunk(self, number: int, frame: pl.DataFrame, signals: Sequence[str] = ()) -> None:
+        """Put the results of one unit of work in place, under its number and the hash of its content.
+
+        `signals` are digests of what the results rest on; they are in the same file.
+        """
         folder = self.path / "chunks"
         folder.mkdir(exist_ok=True)
         part = folder / f".{number:06d}.part"
         try:
-            frame.write_parquet(part, compression="zstd", row_group_size=ROW_GROUP)
+            noted = {_SIGNALS: json.dumps(list(signals))}
+            frame.write_parquet(part, compression="zstd", row_group_size=ROW_GROUP, metadata=noted)
             _flush(part)
             os.replace(part, folder / f"{number:06d}-{_digest(part)}.parquet")
         except BaseException:
@@ -197,6 +204,11 @@ class RunFolder:
             if named and not path.is_symlink() and _digest(path) == named[2]:
                 found[int(named[1])] = path
         return found
+
+    def chunk_signals(self, path: Path) -> list[str]:
+        """The digests of the signals that a chunk's results rest on, as `write_chunk` was given them."""
+        noted = pl.read_parquet_metadata(path).get(_SIGNALS, "[]")
+        return [str(digest) for digest in json.loads(noted)]
 
 
 def now() -> str:

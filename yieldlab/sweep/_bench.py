@@ -5,6 +5,7 @@ Which trials are asked for together, and on how many threads, changes no bit of 
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from yieldlab import simulate
 from yieldlab._jit import thread_limit
@@ -21,7 +23,7 @@ from yieldlab.market import Market
 from yieldlab.panel import Panel
 from yieldlab.simulate import Ledger, Ranking
 from yieldlab.space import Value
-from yieldlab.sweep._plan import PLAN_BYTES, ROW_BYTES, Plan, Point
+from yieldlab.sweep._plan import PLAN_BYTES, ROW_BYTES, Plan, Point, size_text
 
 T = TypeVar("T")
 
@@ -36,6 +38,10 @@ PROBE_TRIALS = 256
 #: Bytes per cell of the panel beside its fields: one market, one ranked signal, and what a strategy makes on the way.
 _MARKET_BYTES = 20
 _SIGNAL_BYTES = 68
+
+
+#: Stands for the digest of a signal that the strategy does not give.
+NO_SIGNAL = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,8 @@ class Bench:
             panel.raw(name)
         self._aged = panel
         self._markets: dict[Value, Market] = {}
-        self._signal: tuple[object, Ranking | str] = (None, "")
+        self._signal: tuple[object, Ranking | str, str] = (None, "", "")
+        self._known: dict[int, str] = {}
 
     def market(self, point: Point) -> Market:
         """The market of these trials. Raises DataError when the data cannot be one."""
@@ -84,10 +91,33 @@ class Bench:
         if self._signal[0] != key:
             try:
                 signal = self.plan.strategy.signal(self._aged, point.signal)
-                self._signal = (key, simulate.rank(market, signal))
+                ranking: Ranking | str = simulate.rank(market, signal)
+                digest = _digest(signal)
             except (StrategyError, DataError) as error:
-                self._signal = (key, str(error))
+                ranking, digest = str(error), NO_SIGNAL
+            self._hold(point, digest)
+            self._signal = (key, ranking, digest)
         return self._signal[1]
+
+    def digest(self, point: Point) -> str:
+        """What tells the signal of these trials from any other; `NO_SIGNAL` when there is none."""
+        self.ranking(point)
+        return self._signal[2]
+
+    def know(self, point: Point, digest: str) -> None:
+        """From now on the signal of these trials is the one of this digest. Raises DataError when it already was
+        another one, and from `ranking` when it is another one."""
+        self._hold(point, digest)
+        self._known[self.plan.number(point.begin)] = digest
+
+    def _hold(self, point: Point, digest: str) -> None:
+        if self._known.get(self.plan.number(point.begin), digest) != digest:
+            params = ", ".join(f"{name}={value}" for name, value in point.signal.items())
+            raise DataError(
+                f"the signal of strategy {self.plan.strategy.name!r}{f' with {params}' if params else ''} has changed "
+                "since the run began, and finished trials rest on the old one; put back what the strategy reads, or "
+                "run the sweep anew"
+            )
 
     def ledger(self, point: Point, ranking: Ranking, *, trace: bool = False) -> Ledger:
         """Simulate the trials of one point."""
@@ -105,12 +135,15 @@ class Bench:
             keep_equity=trace,
         )
 
-    def results(self, begin: int, end: int) -> pl.DataFrame:
-        """Trials begin .. end - 1 as rows: trial_id, parameters, measures, and the reason of one that failed."""
+    def results(self, begin: int, end: int) -> tuple[pl.DataFrame, list[str]]:
+        """Trials begin .. end - 1 as rows (trial_id, parameters, measures, and the reason of one that failed), and the
+        digest of the signal of each of their points."""
         measures: list[pl.DataFrame] = []
         reasons: list[str | None] = []
+        digests: list[str] = []
         for point in self.plan.points(begin, end):
             ranking = self.ranking(point)
+            digests.append(self.digest(point))
             if isinstance(ranking, str):
                 measures.append(no_measures(point.end - point.begin))
                 reasons += [ranking] * (point.end - point.begin)
@@ -119,7 +152,8 @@ class Bench:
                 measures.append(ledger.measures())
                 reasons += ledger.reasons
         reason = pl.Series("reason", reasons, dtype=pl.String)
-        return pl.concat([self.plan.frame(begin, end), pl.concat(measures)], how="horizontal").with_columns(reason)
+        rows = pl.concat([self.plan.frame(begin, end), pl.concat(measures)], how="horizontal").with_columns(reason)
+        return rows, digests
 
     def traced(self, trial: int) -> tuple[Market, Ledger]:
         """One trial of the plan again, with its equity and its trades."""
@@ -173,7 +207,7 @@ class Bench:
             if size == 1:
                 raise MemoryLimitError(
                     f"{len(self.plan):,} trials on {self.panel.shape[0]:,} times x {self.panel.shape[1]:,} pools need "
-                    f"{self.peak_bytes(1) / 1e9:,.2f} GB, more than the limit of {max_memory / 1e9:,.2f} GB; "
+                    f"{size_text(self.peak_bytes(1))}, more than the limit of {size_text(max_memory)}; "
                     "take a --sample, fewer values in --grid or a larger --max-memory"
                 )
             size //= 2
@@ -197,7 +231,7 @@ class Bench:
         """Seconds of a signal, of one trial, and of making a chunk of rows, measured from trial `begin` on."""
         point = next(self.plan.points(begin, min(begin + PROBE_TRIALS, len(self.plan))))
         self.market(point)
-        self._signal = (None, "")
+        self._signal = (None, "", "")
         signal, ranking = _timed(lambda: self.ranking(point))
         if isinstance(ranking, str):
             return signal, 0.0, 0.0
@@ -207,6 +241,12 @@ class Bench:
         table, _ = _timed(lambda: self.plan.frame(point.begin, point.end))
         trials = point.end - point.begin
         return signal, (simulated + table) / trials, max(0.0, with_rows - simulated - table)
+
+
+def _digest(signal: NDArray[np.float64]) -> str:
+    """Sixteen bytes made from the values; every NaN is the same."""
+    plain = np.ascontiguousarray(np.where(np.isnan(signal), np.nan, signal))
+    return hashlib.blake2b(plain.data, digest_size=16).hexdigest()
 
 
 def _timed(work: Callable[[], T]) -> tuple[float, T]:

@@ -19,10 +19,13 @@ from yieldlab.panel import Panel
 from yieldlab.runs import EQUITY, FAILURES, SUCCESS, TRADES, TRIALS, RunFolder, describe, free_folder, refuse_changes
 from yieldlab.strategy import Strategy
 from yieldlab.sweep._bench import CHUNK_POINTS, CHUNK_TRIALS, Bench, Estimate
-from yieldlab.sweep._plan import Plan, from_config
+from yieldlab.sweep._plan import Plan, Point, from_config
 from yieldlab.sweep._rank import RANKED_BY, better, rank
 
 PLAN = "plan.parquet"
+
+#: Finished signals that are all made again before a run goes on; of more, one of each chunk.
+RECALLED = 256
 
 #: How many of the best trials leave their equity and trades, and among how many those are sought: trials that differ in
 #: a parameter that had no effect count as one.
@@ -200,7 +203,8 @@ def resume(
     """Compute what the run lacks; its files end the same, byte for byte, as if it had never been interrupted.
 
     `settings` are values of the configuration in force now, by their name in the manifest's `config`. Raises, saying
-    what changed, unless strategy, configuration, versions and panel are those of the run.
+    what changed, unless strategy, configuration, versions, panel and the signals of finished chunks are those of the
+    run.
     """
     recorded = folder.manifest
     if recorded.kind != "sweep":
@@ -212,6 +216,7 @@ def resume(
 
 def _work(folder: RunFolder, bench: Bench, stop: Stop | None) -> Iterator[Event]:
     with folder.lock():
+        _recall(folder, bench)
         clock = _Clock(folder.manifest.seconds)
         folder.update(status="running", reason=None, finished=None)
         (folder.path / SUCCESS).unlink(missing_ok=True)
@@ -224,6 +229,30 @@ def _work(folder: RunFolder, bench: Bench, stop: Stop | None) -> Iterator[Event]
             with suppress(OSError):  # a full disk has no room for its own obituary
                 folder.update(status="failed", seconds=clock.seconds, reason=f"{type(error).__name__}: {error}")
             raise
+
+
+def _recall(folder: RunFolder, bench: Bench) -> None:
+    """Hold the signals to those that finished chunks rest on: a strategy may read more than the panel.
+
+    Raises DataError when one has changed. All are made again, or, of very many, one of each chunk; a signal that is
+    made again later, for trials that are missing or for the best ones, is held to the same.
+    """
+    bounds = bench.plan.bounds(int(str(folder.manifest.config["chunk_trials"])), CHUNK_POINTS)
+    first: dict[int, Point] = {}
+    chosen: set[int] = set()
+    for number, path in sorted(folder.chunks().items()):
+        inside = number + 1 < bounds.size
+        points = list(bench.plan.points(int(bounds[number]), int(bounds[number + 1]))) if inside else []
+        digests = folder.chunk_signals(path)
+        if len(points) != len(digests):
+            raise DataError(f"{path} does not say what its trials rest on; run the sweep anew")
+        for point, digest in zip(points, digests, strict=True):
+            bench.know(point, digest)
+            first.setdefault(bench.plan.number(point.begin), point)
+        chosen.add(bench.plan.number(points[-1].begin))
+    for signal, point in first.items():
+        if len(first) <= RECALLED or signal in chosen:
+            bench.ranking(point)
 
 
 def _chunks(folder: RunFolder, bench: Bench, stop: Stop | None, clock: _Clock) -> Iterator[Event]:
@@ -248,8 +277,8 @@ def _chunks(folder: RunFolder, bench: Bench, stop: Stop | None, clock: _Clock) -
             yield Interrupted(folder.id, folder.path, done, total)
             return
         begin, end = int(bounds[number]), int(bounds[number + 1])
-        rows = bench.results(begin, end)
-        folder.write_chunk(number, rows)
+        rows, digests = bench.results(begin, end)
+        folder.write_chunk(number, rows, digests)
         done += end - begin
         leader.see(rows)
         broken = rows["reason"].drop_nulls()
