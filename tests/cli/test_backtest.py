@@ -103,7 +103,7 @@ def test_a_parameter_that_one_strategy_lacks_is_set_where_it_is_known(yieldlab, 
         (["highest_apy", "--start", "2025-02-02", "--end", "2025-02-01"], 2, "lies after --end"),
         (["highest_apy", "--as-of", "2001-01-01"], 3, "no observation"),
         (["highest_apy", "--as-of", "soon"], 2, "--as-of must be a day or an instant"),
-        (["signal_file"], 4, "there is no signal file signal.parquet"),
+        (["signal_file"], 3, "there is no signal file signal.parquet"),
         ([], 2, "missing argument 'STRATEGY...'"),
     ],
 )
@@ -206,3 +206,24 @@ def test_runs_are_listed_shown_and_removed(yieldlab, lab: Path) -> None:
     (lab / "data" / "runs" / "broken" / "manifest.json").write_text("{")
     assert "unreadable" in yieldlab("runs", "list").out
     assert yieldlab("runs", "show", "broken").code == 3
+
+
+def test_two_files_of_one_name_are_refused_with_both_paths(yieldlab, lab: Path) -> None:
+    for folder, pools in (("n1", 1), ("n2", 2)):
+        Path(folder).mkdir()
+        text = Path("strategies/highest_apy.py").read_text() + f"\nPOOLS = {pools}\n"
+        Path(folder, "mine.py").write_text(text)
+    told = yieldlab("backtest", "n1/mine.py", "n2/mine.py", *RECENT)
+    assert (told.code, told.out) == (2, "")
+    assert "two files have the name 'mine', n1/mine.py and n2/mine.py" in told.err
+    assert runs_in(lab) == []
+
+
+def test_one_that_fails_by_itself_does_not_stop_the_audit_of_the_others(yieldlab, lab: Path) -> None:
+    (lab / "strategies" / "broken.py").write_text(
+        "NEEDS = ('apy',)\n\n\ndef signal(panel):\n    raise ValueError('no')\n"
+    )
+    told = yieldlab("backtest", "broken", "highest_apy", *RECENT, "--check-causal")
+    assert told.code == 4
+    assert "warning: broken failed" in told.err
+    assert yieldlab("backtest", "broken", *RECENT, "--check-causal").code == 4

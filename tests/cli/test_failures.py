@@ -124,6 +124,37 @@ def test_a_reader_that_stops_reading_is_no_failure() -> None:
     assert process.wait() == 0
 
 
+def test_an_error_that_nobody_reads_is_no_second_error() -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from yieldlab.cli import main; sys.exit(main(['sql', 'x', '--json']))",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    told = process.stderr.read()
+    assert process.wait() == 3
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1
+
+
+def test_an_error_with_both_streams_closed_leaves_with_its_code() -> None:
+    script = f"{sys.executable} -m yieldlab sql x --json -v 2>&1 | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
+def test_an_error_document_on_a_full_disk_is_one_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "yieldlab", "sql", "x", "--json"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
 def test_a_full_disk_is_one_sentence() -> None:
     with Path("/dev/full").open("w") as full:

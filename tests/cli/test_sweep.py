@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from yieldlab.cli.sweep import MEASURES
+from yieldlab.cli.sweep import _EQUAL, MEASURES
 from yieldlab.metrics import MEASURES as ALL_MEASURES
 
 SMALL = ("--grid", "lookback=7,30", "--grid", "top_n=1,3", "--grid", "every=7", "--grid", "persistence=0")
@@ -97,6 +97,22 @@ def test_settings_give_costs_and_set_fixes_one_value(yieldlab, lab: Path) -> Non
         (["highest_apy", "--sample", "0"], 2, "a sample must have at least 1 trial, not 0"),
         (["highest_apy", "--max-memory", "1MB"], 2, "more than the limit of"),
         (["highest_apy", "--grid", "top_n=1..100000", "--grid", "every=1..1000"], 2, "larger --max-memory"),
+        (["highest_apy", "--grid", "every=1..30000000", "--dry-run"], 2, "a parameter takes at most"),
+        (["highest_apy", "--grid", "every=1..2000000000", "--sample", "5"], 2, "a parameter takes at most"),
+        (
+            ["highest_apy", "--grid", "every=1..100000", "--grid", "top_n=1..100000"],
+            2,
+            "more than the limit of 2.00 GB",
+        ),
+        (
+            [
+                *("highest_apy", "--sample", "5"),
+                *(w for n in ("every", "top_n", "lag", "lookback") for w in ("--grid", f"{n}=1..100000")),
+            ],
+            2,
+            "a grid has at most",
+        ),
+        (["highest_apy", "--verify", "0"], 2, "at least 1 trial must be verified, not 0"),
         (["highest_apy", "--max-memory", "lots"], 2, "--max-memory must be a size"),
         (["highest_apy", "--by", "sharp"], 2, "unknown measure 'sharp'; did you mean 'sharpe'?"),
         (["highest_apy", "--start", "2019-01-01"], 3, "lies outside the data"),
@@ -149,6 +165,11 @@ def signal(panel: Panel, ahead: int) -> np.ndarray:
     return np.roll(panel["apy"], -ahead, axis=0)
 """
 
+
+def test_the_column_of_equal_trials_has_a_name_that_no_parameter_can_have() -> None:
+    assert not _EQUAL.isidentifier()
+
+
 FICKLE = CHEAT.replace("    return np", "    if ahead:\n        raise ValueError('not today')\n    return np")
 
 
@@ -159,6 +180,32 @@ def test_a_signal_that_reads_the_future_is_caught_whatever_its_parameters(yieldl
     assert "seer" in told.err
     assert runs_in(lab) == []
     assert yieldlab("sweep", "run", "seer", "--grid", "ahead=0", "--check-causal").code == 0
+
+
+def test_a_combination_that_fails_by_itself_is_a_failed_trial_and_no_failed_audit(yieldlab, lab: Path) -> None:
+    (lab / "strategies" / "fickle.py").write_text(FICKLE)
+    told = yieldlab("sweep", "run", "fickle", "--check-causal")
+    assert told.code == 4, told.err
+    assert "1 of 2 signals audited, 1 fails by itself; none depends on a later row" in told.err
+    assert "2 trials failed" in told.err
+    document = yieldlab("sweep", "run", "fickle", "--check-causal", "--json").document
+    assert document["data"]["audited"] == {"signals": 2, "audited": 1, "failed": 1}
+
+
+def test_it_is_told_how_many_signals_were_audited(yieldlab, lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from yieldlab.strategy import Strategy
+
+    seen: list[int] = []
+    monkeypatch.setattr(Strategy, "audit", lambda self, panel, params, *, seed: seen.append(params["ahead"]))
+    (lab / "strategies" / "seer.py").write_text(CHEAT.replace("[0, 1]", "list(range(40))"))
+    told = yieldlab("sweep", "run", "seer", "--check-causal", "--set", "top_n=1")
+    assert told.code == 0, told.err
+    assert "16 of 40 signals audited; none depends on a later row" in told.err
+    assert len(set(seen)) == 16
+    seen.clear()
+    document = yieldlab("sweep", "run", "seer", "--check-causal", "--sample", "3", "--json").document
+    trials = pl.read_parquet(Path(document["data"]["path"]) / "trials.parquet")
+    assert set(seen) == set(trials["ahead"]), "a sample's own signals are audited"
 
 
 def test_failed_trials_are_rows_with_a_reason_and_the_sweep_is_partial(yieldlab, lab: Path) -> None:
@@ -187,6 +234,60 @@ def test_random_trials_are_held_to_vectorbt(yieldlab, lab: Path, monkeypatch: py
     told = yieldlab("sweep", "run", "highest_apy", *SMALL, "--verify", "3")
     assert (told.code, told.out) == (5, "")
     assert "vectorbt's equity differs by 1.0e-06" in told.err
+
+
+def test_a_resumed_sweep_is_verified_like_a_new_one(yieldlab, lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("vectorbt", reason="vectorbt (extra vectorbt) is the second engine")
+    yieldlab("sweep", "run", "highest_apy", *SMALL, "--out", "kept")
+    told = yieldlab("sweep", "resume", "kept", "--verify", "3")
+    assert told.code == 0, told.err
+    assert "3 trials agree with vectorbt" in told.err
+    assert yieldlab("sweep", "resume", "kept", "--verify", "0").code == 2
+    from yieldlab.simulate import replay
+
+    monkeypatch.setattr(replay, "largest_difference", lambda market, ledger: 1e-6)
+    assert yieldlab("sweep", "resume", "kept", "--verify", "1").code == 5
+
+
+def test_without_a_trial_to_verify_it_says_so(yieldlab, lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from yieldlab import sweep
+
+    (lab / "strategies" / "fickle.py").write_text(FICKLE)
+    monkeypatch.setattr(sweep, "verify", lambda *a, **k: sweep.Verified(0, 0.0))
+    told = yieldlab("sweep", "run", "fickle", "--verify", "3")
+    assert "there is no trial to verify: all of them failed" in told.err
+    assert "agree" not in told.err
+
+
+def test_a_signal_file_that_is_another_now_is_refused(yieldlab, lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from yieldlab import sweep
+    from yieldlab.store import Store
+
+    pools = Store(lab / "data").panel(fields=("apy", "tvl_usd")).pool_ids
+    days = pl.date_range(pl.date(2025, 1, 1), pl.date(2025, 6, 30), eager=True)
+    views = pl.DataFrame({"pool_id": list(pools)}).join(pl.DataFrame({"time": days}), how="cross")
+    views = views.with_columns(value=pl.int_range(pl.len()) * 7919 % 997)
+    views.write_parquet("signal.parquet")
+    begun = yieldlab("sweep", "run", "signal_file", "--out", "whole")
+    assert begun.code == 0, begun.err
+    real = sweep._run.RunFolder.write_chunk
+    monkeypatch.setattr(sweep._run.Bench, "chunk_trials", lambda self, limit: 10)
+
+    def died(self, number, *arguments):
+        if number == 3:
+            raise KeyboardInterrupt
+        return real(self, number, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sweep._run.RunFolder, "write_chunk", died)
+        assert yieldlab("sweep", "run", "signal_file", "--out", "kept").code == 130
+    views.with_columns(value=-pl.col("value")).write_parquet("signal.parquet")
+    told = yieldlab("sweep", "resume", "kept")
+    assert (told.code, told.out) == (3, "")
+    assert "the signal of strategy 'signal_file' with path=signal.parquet has changed since the run began" in told.err
+    views.write_parquet("signal.parquet")
+    assert yieldlab("sweep", "resume", "kept").code == 0
+    assert Path("kept/trials.parquet").read_bytes() == Path("whole/trials.parquet").read_bytes()
 
 
 LONG = (
@@ -295,7 +396,7 @@ def test_only_a_sweep_can_be_resumed_and_a_finished_one_is_shown(yieldlab, lab: 
 def test_a_full_disk_leaves_a_failed_run_and_one_sentence(yieldlab, lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from yieldlab.runs import RunFolder
 
-    def full(self: RunFolder, number: int, frame: pl.DataFrame) -> None:
+    def full(self: RunFolder, number: int, frame: pl.DataFrame, signals: list[str]) -> None:
         raise OSError(28, "No space left on device", str(self.path / "chunks"))
 
     monkeypatch.setattr(RunFolder, "write_chunk", full)

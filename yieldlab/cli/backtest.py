@@ -13,7 +13,7 @@ from yieldlab.cli.groups import app
 from yieldlab.cli.options import AsOf, CheckCausal, End, Out, Set, Start
 from yieldlab.cli.runs import runs_folder
 from yieldlab.cli.session import Outcome, Session, command
-from yieldlab.cli.strategies import folders
+from yieldlab.cli.strategies import audit, folders
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -43,7 +43,7 @@ def backtest(
     a run folder.
     """
     from yieldlab import runs
-    from yieldlab.backtest import entry
+    from yieldlab.backtest import entry, refuse_namesakes
     from yieldlab.strategy import find
 
     window = inputs.day("--start", start), inputs.day("--end", end)
@@ -51,6 +51,7 @@ def backtest(
     if out is not None:
         runs.free_folder(out)
     strategies = [find(name, folders(session.settings)) for name in names]
+    refuse_namesakes(strategies)
     given = inputs.assignments(sets, session.settings)
     defaults = inputs.costs(session.settings)
     entries = [
@@ -61,7 +62,7 @@ def backtest(
     panel.window(*window)
     if check_causal:
         for each in entries:
-            each.strategy.audit(panel, each.params.signal, seed=session.settings.seed)
+            audit(each.strategy, panel, each.params.signal, session.settings.seed)
     result, folder = run_and_keep(session, panel, cutoff, entries, window, out)
 
     config = folder.manifest.config

@@ -9,6 +9,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import TextIO
 
 import typer
 
@@ -27,13 +28,13 @@ def guarded(arguments: Sequence[str]) -> int:
         return code
     except BrokenPipeError:
         # The reader (head, less) has seen enough; what was asked for is done.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _to_nobody(sys.stdout)
         return 0
     except KeyboardInterrupt:
         return _report(arguments, "interrupted", INTERRUPTED, "KeyboardInterrupt")
     except Exception as error:  # noqa: BLE001  # the last line of defence: a sentence instead of a traceback
         if _wants(arguments, "-v", "--verbose"):
-            traceback.print_exc()
+            _say(sys.stderr, traceback.format_exc().rstrip("\n"))
         sentence, code = describe(error)
         return _report(arguments, sentence, code, type(error).__name__)
 
@@ -83,7 +84,7 @@ def _usage(error: typer.TyperException) -> str:
 
 
 def _report(arguments: Sequence[str], sentence: str, code: int, kind: str) -> int:
-    print(f"error: {sentence}" if code != INTERRUPTED else sentence, file=sys.stderr)
+    _say(sys.stderr, f"error: {sentence}" if code != INTERRUPTED else sentence)
     if _wants(arguments, "--json"):
         document = {
             "schema_version": 1,
@@ -93,8 +94,21 @@ def _report(arguments: Sequence[str], sentence: str, code: int, kind: str) -> in
             "data": {"error": sentence, "kind": kind, "exit_code": code},
             "warnings": [],
         }
-        print(json.dumps(document, indent=2, ensure_ascii=False), flush=True)
+        _say(sys.stdout, json.dumps(document, indent=2, ensure_ascii=False))
     return code
+
+
+def _say(stream: TextIO, text: str) -> None:
+    """Write what can still be written: an error that nobody can read, or has no room, must not become a second one."""
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        _to_nobody(stream)
+
+
+def _to_nobody(stream: TextIO) -> None:
+    """Let what is left in the stream's buffer go nowhere, also when the process ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _command_words(arguments: Sequence[str]) -> list[str]:

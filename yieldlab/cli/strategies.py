@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from yieldlab.config import Settings
+    from yieldlab.panel import Panel
+    from yieldlab.space import Value
     from yieldlab.strategy import Found, Strategy
 
 DEFAULT_FOLDER = Path("strategies")
@@ -36,6 +38,19 @@ def folders(settings: Settings) -> list[Path]:
     from yieldlab.strategy import bundled_folder
 
     return [bundled_folder()]
+
+
+def audit(strategy: Strategy, panel: Panel, params: Mapping[str, Value], seed: int) -> bool:
+    """Raise CausalityError when the signal depends on later rows; False when there is none to audit, since the strategy
+    fails by itself with these parameters, which is for the trials to say."""
+    from yieldlab.errors import DataError, StrategyError
+
+    try:
+        strategy.signal(panel, params)
+    except (StrategyError, DataError):
+        return False
+    strategy.audit(panel, params, seed=seed)
+    return True
 
 
 @command(groups.strategies, "strategies list", settings=("strategies",))
@@ -112,6 +127,6 @@ def _facts(strategy: Strategy) -> dict[str, object]:
         "warmup": strategy.warmup,
         "signal": strategy.signal_grid.axes,
         "policy": strategy.policy_grid.axes,
-        "trials": len(strategy.signal_grid) * len(strategy.policy_grid),
+        "trials": strategy.signal_grid.size * strategy.policy_grid.size,
         "source_hash": strategy.source_hash,
     }

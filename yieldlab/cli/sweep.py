@@ -14,7 +14,7 @@ from yieldlab.cli.following import follow, resume_command, stopper
 from yieldlab.cli.options import AsOf, CheckCausal, End, Out, Set, Start
 from yieldlab.cli.runs import Run, runs_folder
 from yieldlab.cli.session import Outcome, Session, command
-from yieldlab.cli.strategies import folders
+from yieldlab.cli.strategies import audit, folders
 from yieldlab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,7 +57,15 @@ MEASURES = (
 
 By = Annotated[str, typer.Option("--by", metavar="MEASURE", help="What trials are ranked by.")]
 
+Verify = Annotated[
+    int | None,
+    typer.Option("--verify", metavar="N", help="Hold N random trials to vectorbt; exit 5 if they differ."),
+]
+
 _RANKED_BY = "annualized_return"
+
+#: A column that no parameter can have the name of.
+_EQUAL = "# of equal trials"
 
 
 @command(
@@ -82,10 +90,7 @@ def run(
     by: By = _RANKED_BY,
     out: Out = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how long it would take, and do nothing.")] = False,
-    verify: Annotated[
-        int | None,
-        typer.Option("--verify", metavar="N", help="Hold N random trials to vectorbt; exit 5 if they differ."),
-    ] = None,
+    verify: Verify = None,
     check_causal: CheckCausal = False,
 ) -> Outcome:
     """Run every combination of parameters.
@@ -96,6 +101,7 @@ def run(
     from yieldlab.strategy import find
 
     settings = session.settings
+    _check_verify(verify)
     if out is not None:
         runs.free_folder(out)
     strategy = find(name, folders(settings))
@@ -113,8 +119,7 @@ def run(
     panel, cutoff = inputs.read_panel(session.store, planned.fields, inputs.instant("--as-of", as_of))
     if dry_run:
         return _estimated(session, planned, panel)
-    if check_causal:
-        _audit(planned, panel, settings.seed)
+    extra = {"audited": _audit(session, planned, panel)} if check_causal else {}
     with stopper() as stop:
         events = sweep.run(
             planned,
@@ -129,19 +134,20 @@ def run(
             stop=stop,
         )
         last = follow(session, strategy.name, events)
-    return ended(session, last, planned, panel, verify)
+    return ended(session, last, planned, panel, verify, extra)
 
 
 @command(groups.sweep, "sweep resume", settings=("data", "strategies", "jobs"))
-def resume(session: Session, run: Run) -> Outcome:
+def resume(session: Session, run: Run, verify: Verify = None) -> Outcome:
     """Compute what an interrupted sweep lacks.
 
-    Refused when the strategy, the settings or the data are no longer those of the run.
+    Refused when the strategy, its signals, the settings or the data are no longer those of the run.
     """
     from datetime import date
 
     from yieldlab import runs, sweep
 
+    _check_verify(verify)
     folder = runs.find(run, runs_folder(session.settings))
     manifest = folder.manifest
     if manifest.kind != "sweep":
@@ -158,7 +164,7 @@ def resume(session: Session, run: Run) -> Outcome:
     with stopper() as stop:
         events = sweep.resume(folder, strategy, panel, threads=session.settings.jobs, stop=stop)
         last = follow(session, strategy.name, events)
-    return ended(session, last, planned, panel)
+    return ended(session, last, planned, panel, verify)
 
 
 def _limits() -> dict[str, object]:
@@ -209,6 +215,7 @@ def ended(
     planned: sweeps.Plan,
     panel: Panel,
     verify: int | None = None,
+    extra: Mapping[str, object] | None = None,
 ) -> Outcome:
     """What a sweep that was followed to its end, or interrupted, comes to."""
     from yieldlab import sweep
@@ -217,15 +224,17 @@ def ended(
         again = resume_command(session, last.run_id, last.path)
         return _interrupted(last, again)
     folder = last.result.folder
-    extra: dict[str, object] = {}
+    more = dict(extra or {})
     if verify is not None:
-        verified = sweep.verify(
-            last.result, planned, panel, verify, seed=session.settings.seed, threads=session.settings.jobs
-        )
-        session.say(f"{verified.trials:,} trials agree with vectorbt to {verified.largest_difference:.1e}")
-        extra["verified"] = asdict(verified)
+        verified = sweep.verify(last.result, planned, panel, verify, seed=planned.seed, threads=session.settings.jobs)
+        if verified.trials:
+            agreed = f"{verified.trials:,} trial{'s agree' if verified.trials > 1 else ' agrees'}"
+            session.say(f"{agreed} with vectorbt to {verified.largest_difference:.1e}")
+        else:
+            session.say("there is no trial to verify: all of them failed")
+        more["verified"] = asdict(verified)
     by = str(folder.manifest.config["by"])
-    return leaders(folder, sweep.rank(last.result.scan(), by, limit=LOOKED_AT * SHOWN), by, SHOWN, extra)
+    return leaders(folder, sweep.rank(last.result.scan(), by, limit=LOOKED_AT * SHOWN), by, SHOWN, more)
 
 
 def leaders(
@@ -264,11 +273,11 @@ def leaders(
         from yieldlab.report.results import conditions_line, data_line, leaderboard, luck_line, shared_line
         from yieldlab.report.terminal import note
 
-        distinct = ranked.group_by(MEASURES, maintain_order=True).agg(pl.first(*names), pl.len().alias("equal"))
+        distinct = ranked.group_by(MEASURES, maintain_order=True).agg(pl.first(*names), pl.len().alias(_EQUAL))
         rows = distinct.head(limit).to_dicts()
         params = [{name: row[name] for name in names} for row in rows]
         yield conditions_line(manifest.config, manifest.panel_health)
-        yield leaderboard(varied, params, rows, [row["equal"] for row in rows], by)
+        yield leaderboard(varied, params, rows, [row[_EQUAL] for row in rows], by)
         yield from filter(None, [shared_line(varied, params)])
         yield note(luck_line(manifest.trials, rows[0]["autocorrelation"]))
         yield note(data_line(manifest.panel_health))
@@ -310,13 +319,23 @@ def _estimated(session: Session, planned: sweeps.Plan, panel: Panel) -> Outcome:
     return Outcome(asdict(told) | {"dry_run": True, "panel": panel.health.as_dict()}, view)
 
 
-def _audit(planned: sweeps.Plan, panel: Panel, seed: int) -> None:
-    """Raise CausalityError when the signal of some combination depends on later rows."""
-    from yieldlab.space import Grid
+def _audit(session: Session, planned: sweeps.Plan, panel: Panel) -> dict[str, int]:
+    """Say how many of the signals were audited. Raises CausalityError when one of them depends on later rows; one that
+    fails by itself becomes failed trials."""
+    import numpy as np
 
-    signals = Grid(**{name: planned.grid.axes[name] for name in planned.strategy.signal_grid.axes})
-    for index in signals.sample(AUDITED, seed):
-        planned.strategy.audit(panel, signals.row(int(index)), seed=seed)
+    signals, grid, seed = planned.signals, planned.signal_grid, session.settings.seed
+    drawn = np.sort(np.random.default_rng(seed).permutation(signals)[:AUDITED])
+    audited = sum(audit(planned.strategy, panel, grid.row(int(index)), seed) for index in drawn)
+    failed = len(drawn) - audited
+    own = ", 1 fails by itself" if failed == 1 else f", {failed} fail by themselves"
+    session.say(f"{audited} of {len(signals):,} signals audited{own if failed else ''}; none depends on a later row")
+    return {"signals": len(signals), "audited": audited, "failed": failed}
+
+
+def _check_verify(verify: int | None) -> None:
+    if verify is not None and verify < 1:
+        raise UsageError(f"at least 1 trial must be verified, not {verify}")
 
 
 def _axes(grid: Sequence[str] | None, sets: Mapping[str, Value]) -> dict[str, tuple[Value, ...]]:
