@@ -298,24 +298,174 @@ def test_a_function_that_remembers_earlier_panels_is_told_so() -> None:
 
     def tires(panel: Panel) -> Floats:
         calls.append(len(panel.times))
-        return panel["apy"] + (1.0 if len(calls) > 6 else 0.0)  # 2 whole, then 2 attacks at each of 2 cuts
+        return panel["apy"] + (1.0 if len(calls) > 8 else 0.0)  # 2 heads, 2 whole, then 2 attacks at each of 2 cuts
 
     with pytest.raises(CausalityError, match="depends on what it was called on before: at 2024-01-01, pool 'pool-0'"):
         assert_causal(tires, plain_panel(), rows=[5, 20])
 
 
-def test_failing_or_reshaping_only_on_part_of_the_panel_is_dependence() -> None:
+def test_reshaping_or_failing_once_rows_are_altered_is_dependence() -> None:
     whole = plain_panel()
 
     def fails(panel: Panel) -> Floats:
-        if len(panel.times) < 40:
+        if not np.array_equal(panel["apy"], whole["apy"]):
             raise RuntimeError("cannot  \n work")
         return panel["apy"]
 
-    with pytest.raises(CausalityError, match=r"it fails once the rows from 2024-01-02 on are cut off \(cannot work\)"):
+    with pytest.raises(CausalityError, match=r"it fails once the rows from 2024-01-02 on are altered \(noise\) \(cann"):
         assert_causal(fails, whole)
     with pytest.raises(CausalityError, match=r"it gives shape \(40, 3\) instead of \(1, 3\) once"):
         assert_causal(lambda panel: whole["apy"], whole)
+
+
+class Panic(BaseException):
+    """As the panics of Polars, which are no Exception."""
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, Panic])
+def test_failing_on_few_rows_only_is_told_as_that(kind: type[BaseException]) -> None:
+    def windowed(panel: Panel) -> Floats:
+        if len(panel.times) < 30:
+            raise kind("window  \n too long")
+        return panel["apy"]
+
+    with pytest.raises(CausalityError) as caught:
+        assert_causal(windowed, plain_panel(), name="it")
+    assert str(caught.value) == "it cannot be run on 1 row (window too long); give the rows it needs as its warm-up"
+    with pytest.raises(CausalityError, match=r"^it cannot be run on 29 rows \("):
+        assert_causal(windowed, plain_panel(), name="it", warmup=28)
+    assert_causal(windowed, plain_panel(), warmup=29)
+    assert_causal(windowed, plain_panel(), shortest=30)
+
+    def and_cheats(panel: Panel) -> Floats:
+        return windowed(panel) - panel["apy"][-1]
+
+    with pytest.raises(CausalityError, match="depends on the future: at"):
+        assert_causal(and_cheats, plain_panel())
+
+
+def test_rows_before_the_warm_up_do_not_count_and_the_first_after_it_does() -> None:
+    def early(panel: Panel) -> Floats:
+        apy = panel["apy"].copy()
+        apy[:10] = panel["apy"][-1]
+        return apy
+
+    assert_causal(early, plain_panel(), warmup=10)
+    with pytest.raises(CausalityError, match="at 2024-01-10, pool 'pool-0'"):
+        assert_causal(early, plain_panel(), warmup=9)
+    with pytest.raises(UsageError, match="at least 41 rows, not 40: one after its warm-up of 39, and one more"):
+        assert_causal(early, plain_panel(), warmup=39)
+    with pytest.raises(UsageError, match="whole numbers from 11 to 39"):
+        assert_causal(early, plain_panel(), warmup=10, rows=[10])
+
+
+@pytest.mark.parametrize("signs", ["positive", "mixed"])
+def test_a_matrix_product_may_differ_by_rounding_where_that_is_allowed(signs: str) -> None:
+    panel = plain_panel(times=300, pools=70)
+    generator = np.random.default_rng(0)
+    weights = generator.normal(size=(70, 70)) if signs == "mixed" else generator.uniform(size=(70, 70))
+
+    def product(seen: Panel) -> Floats:  # what BLAS does: the last bits depend on the number of rows
+        exact = np.round(panel["apy"][: len(seen.times)], 2) @ weights
+        noise = np.random.default_rng(len(seen.times)).integers(-1, 2, exact.shape)
+        return exact + noise * np.spacing(1.0)
+
+    assert_causal(product, panel, tolerance=1e-12)
+    with pytest.raises(CausalityError, match="depends on the future"):
+        assert_causal(product, panel)
+
+
+@pytest.mark.parametrize("sentinel", [np.nan, -1e18])
+def test_what_is_more_than_rounding_is_caught_beside_any_sentinel(sentinel: float) -> None:
+    def slightly(panel: Panel) -> Floats:
+        apy = np.where(np.arange(3) == 2, sentinel, panel["apy"])
+        apy[:, 0] *= 1.0 + 1e-9 * np.nanmax(panel["tvl_usd"][:, 0]) / 1e6
+        return apy
+
+    with pytest.raises(CausalityError, match="at 2024-01-01, pool 'pool-0'"):
+        assert_causal(slightly, plain_panel(), tolerance=1e-12)
+
+
+def arriving_panel(times: int = 60) -> Panel:
+    """As `plain_panel` with six pools, of which the last two arrive on rows 20 and 40."""
+    panel = plain_panel(times=times, pools=6)
+    fields = {name: panel.raw(name).copy() for name in panel.fields}
+    for values in fields.values():
+        values[:20, 4] = np.nan
+        values[:40, 5] = np.nan
+    return panel.with_fields(fields)
+
+
+@pytest.mark.parametrize(
+    ("cheat", "told"),
+    [
+        (lambda panel: panel["apy"] * panel.shape[1], "are left out"),
+        (lambda panel: panel["apy"] / len(panel.pool_ids), "are left out"),
+        (lambda panel: np.where(np.isnan(panel["apy"]), 0.0, panel["apy"]) - 6.0 / panel.shape[1], "are left out"),
+    ],
+)
+def test_who_knows_of_pools_not_yet_seen_is_caught(cheat: Callable[[Panel], Floats], told: str) -> None:
+    with pytest.raises(CausalityError, match=rf"depends on the future: at 2024-01-01, pool 'pool-0' .* {told}$"):
+        assert_causal(cheat, arriving_panel(), tolerance=1e-12)
+    assert_causal(cheat, plain_panel())  # every pool is there from the first row on
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:All-NaN slice")
+@pytest.mark.parametrize(
+    "honest",
+    [
+        features.rank,
+        features.zscore,
+        lambda apy: apy - np.nanmean(apy, axis=1, keepdims=True),
+        lambda apy: np.where(apy >= np.nanmax(apy, axis=1, keepdims=True), apy, np.nan),
+        lambda apy: apy / (~np.isnan(apy)).sum(axis=1, keepdims=True),
+    ],
+)
+def test_who_compares_the_pools_that_are_there_is_not_accused(honest: Callable[[Floats], Floats]) -> None:
+    assert_causal(lambda panel: honest(panel["apy"]), arriving_panel(), tolerance=1e-12)
+
+
+def test_who_needs_its_pools_is_not_accused() -> None:
+    def by_name(panel: Panel) -> Floats:
+        return panel["apy"] - panel["apy"][:, [panel.pool_ids.index("pool-5")]]
+
+    assert_causal(by_name, arriving_panel())
+
+
+@pytest.mark.parametrize("row", [37, 111, 222, 333])
+def test_a_cheat_on_one_row_anywhere_is_caught_while_time_is_left(row: int) -> None:
+    def cheat(panel: Panel) -> Floats:
+        apy = panel["apy"].copy()
+        apy[row : row + 1] = shifted(panel["apy"])[row : row + 1]
+        return apy
+
+    panel = plain_panel(times=365)
+    with pytest.raises(CausalityError, match=f"at {np.datetime64('2024-01-01') + row}, pool 'pool-0'"):
+        assert_causal(cheat, panel)
+    if row + 1 not in default_cuts(panel):
+        assert_causal(cheat, panel, seconds=0.0)
+
+
+@pytest.mark.parametrize(("first", "end"), [(1, 2), (1, 3), (5, 69), (5, 70), (31, 1461)])
+def test_further_cuts_are_every_row_once_and_lie_evenly(first: int, end: int) -> None:
+    from yieldlab.causality import _evenly
+
+    rows = list(_evenly(first, end))
+    assert sorted(rows) == list(range(first, end))
+    some = sorted(rows[: max(1, len(rows) // 8)])
+    widest = max(np.diff([first, *some, end]))
+    assert widest <= 4 * len(rows) / len(some) + 1
+
+
+def test_the_first_calls_are_on_ascending_heads() -> None:
+    calls: list[int] = []
+
+    def seen(panel: Panel) -> Floats:
+        calls.append(len(panel.times))
+        return panel["apy"]
+
+    assert_causal(seen, plain_panel(), rows=[30, 5, 20])
+    assert calls[:4] == [5, 20, 30, 40]
 
 
 def test_minus_zero_is_not_zero() -> None:
@@ -348,7 +498,9 @@ def test_cuts_reach_both_ends_of_any_panel(times: int) -> None:
     assert cuts == sorted(set(cuts))
     assert {1, times - 1} <= set(cuts)
     assert all(1 <= cut < times for cut in cuts)
-    assert len(cuts) <= 7 + 8 + 5 + 6 * len(tiny_panel().fields)
+    assert len(cuts) <= 7 + 8 + 5 + 6 * len(tiny_panel().fields) + 1
+    later = default_cuts(tiny_panel(times=times), lowest=2)
+    assert all(2 <= cut < times for cut in later)
 
 
 @pytest.mark.parametrize(("name", "case"), CALLS)
