@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
+import contextlib
 import hashlib
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ import polars as pl
 import pytest
 
 from yieldlab.errors import CausalityError, DataError, StrategyError, UsageError
+from yieldlab.features import rolling_mean
 from yieldlab.panel import Panel
 from yieldlab.strategy import _folders, bundled_folder, discover, find, load, template
 from yieldlab.testing import check_strategy, corners, tiny_panel
@@ -161,7 +165,14 @@ def test_a_dataclass_with_text_annotations_works_in_a_strategy(tmp_path: Path) -
             NEEDS + "SIGNAL = Grid(turnover=[1])\ndef signal(panel, turnover):\n    return 1\n",
             "signal parameter 'turnover' has the name of a result column; give it another",
         ),
-        (NEEDS + "POLICY = Grid(gas_usd=[10**400])\n" + BODY, "OverflowError: int too large to convert to float"),
+        *(
+            (
+                NEEDS + f"SIGNAL = Grid({name}=[1])\ndef signal(panel, {name}):\n    return 1\n",
+                f"signal parameter {name!r} has the name of a result column; give it another",
+            )
+            for name in ("strategy", "trial_id", "reason", "status")
+        ),
+        (NEEDS + BODY + "def __getattr__(name):\n    raise ValueError('no')\n", "ValueError: no (line 8)"),
         (NEEDS + "SIGNAL = {'n': [1]}\n" + BODY, "SIGNAL must be a Grid, as SIGNAL = Grid(axis=[...]), not dict"),
         (NEEDS + "POLICY = None\n" + BODY, "POLICY must be a Grid, as POLICY = Grid(axis=[...]), not NoneType"),
         (NEEDS + "POLICY = Grid(topn=[3])\n" + BODY, "unknown policy parameter 'topn'; did you mean 'top_n'?"),
@@ -230,6 +241,8 @@ def test_a_dataclass_with_text_annotations_works_in_a_strategy(tmp_path: Path) -
             "raised ValueError: two lines (line 5) while loading",
         ),
         ("raise SystemExit(7)\n", "raised SystemExit: 7 (line 4) while loading"),
+        ("raise GeneratorExit\n", "raised GeneratorExit (line 4) while loading"),
+        ("class Panic(BaseException): pass\nraise Panic('no')\n", "raised Panic: no (line 5) while loading"),
         ("raise ValueError\n", "raised ValueError (line 4) while loading"),
     ],
 )
@@ -250,6 +263,49 @@ def test_a_file_that_cannot_be_read_gets_one_sentence(tmp_path: Path) -> None:
 def test_ctrl_c_while_loading_is_not_swallowed(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         load(written(tmp_path, "raise KeyboardInterrupt\n"))
+
+
+def test_ctrl_c_in_a_signal_is_not_swallowed(tmp_path: Path) -> None:
+    found = load(written(tmp_path, NEEDS, "def signal(panel):\n    raise KeyboardInterrupt\n"))
+    with pytest.raises(KeyboardInterrupt):
+        found.signal(tiny_panel())
+
+
+@pytest.mark.parametrize("raising", [False, True])
+def test_a_file_changes_nothing_for_those_outside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], raising: bool
+) -> None:
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path / "home")
+    meddling = (
+        "import os, sys, warnings\n"
+        "def meddle(word):\n"
+        "    print(word)\n    os.chdir('..')\n    np.seterr(all='raise')\n    warnings.simplefilter('error')\n"
+        "meddle('loading')\n"
+        "def signal(panel):\n    meddle('calling')\n"
+        f"    if {raising}:\n        raise ValueError('no')\n    return panel['apy']\n"
+    )
+    before = (Path.cwd(), np.geterr(), list(warnings.filters), sys.stdout)
+
+    def unchanged() -> bool:
+        return (Path.cwd(), np.geterr(), list(warnings.filters), sys.stdout) == before
+
+    found = load(written(tmp_path, NEEDS, meddling))
+    assert unchanged()
+    with pytest.raises(StrategyError, match="raised ValueError: no") if raising else contextlib.nullcontext():
+        found.signal(tiny_panel())
+    assert unchanged()
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err == "loading\ncalling\n"
+
+
+def test_a_working_folder_that_is_gone_is_nobodys_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, NEEDS, BODY)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert load(path).signal(tiny_panel()).shape == (60, 4)
 
 
 # -- parameters ---------------------------------------------------------------------------------------------------
@@ -298,12 +354,13 @@ def test_a_signal_is_a_fresh_contiguous_float64_array(tmp_path: Path) -> None:
         ),
         ("return 1 / 0", "strategy 'mine' raised ZeroDivisionError: division by zero (line 6)"),
         ("raise SystemExit", "strategy 'mine' raised SystemExit (line 6)"),
+        ("raise GeneratorExit", "strategy 'mine' raised GeneratorExit (line 6)"),
+        ("raise BaseException('panic')", "strategy 'mine' raised BaseException: panic (line 6)"),
         ("raise ValueError('x' * 1000)", f"strategy 'mine' raised ValueError: {'x' * 288}... (line 6)"),
         (
             "return rolling_mean(panel['apy'], 0)",
             "strategy 'mine': window must be a whole number of rows, 1 or more, not 0 (line 6)",
         ),
-        ("return panel['tvl']", "strategy 'mine': the panel has no field 'tvl'; did you mean 'tvl_usd'? (line 6)"),
         (
             "panel['apy'][0, 0] = 9\n    return panel['apy']",
             "strategy 'mine' raised ValueError: assignment destination is read-only (line 6)",
@@ -312,6 +369,7 @@ def test_a_signal_is_a_fresh_contiguous_float64_array(tmp_path: Path) -> None:
             "panel.raw('apy')[0, 0] = 9\n    return panel['apy']",
             "strategy 'mine' raised ValueError: assignment destination is read-only (line 6)",
         ),
+        ("return panel['tvl']", "strategy 'mine': the panel has no field 'tvl'; did you mean 'tvl_usd'? (line 6)"),
         ("return None", "strategy 'mine' must return ARRAY, not NoneType"),
         ("return panel['apy'].tolist()", "strategy 'mine' must return ARRAY, not list"),
         ("return panel.pools", "strategy 'mine' must return ARRAY, not DataFrame"),
@@ -342,6 +400,16 @@ def test_a_signal_that_cannot_be_used_gets_one_sentence(tmp_path: Path, body: st
     array = "a NumPy array of numbers with shape (times, pools) = (60, 4)"
     assert str(caught.value) == sentence.replace("ARRAY", array)
     assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("read", ["", "    read()\ndef read():\n"])
+def test_data_that_a_strategy_cannot_use_is_told_as_that(tmp_path: Path, read: str) -> None:
+    text = f"def signal(panel):\n{read}    raise DataError('there is no file x')\n"
+    found = load(written(tmp_path, "from yieldlab import DataError\n", NEEDS, text))
+    with pytest.raises(DataError) as caught:
+        found.signal(tiny_panel())
+    assert str(caught.value) == "strategy 'mine': there is no file x"
+    assert caught.value.exit_code == 3
 
 
 def test_views_before_the_warm_up_do_not_count(tmp_path: Path) -> None:
@@ -403,6 +471,76 @@ def test_an_honest_strategy_passes_the_audit_before_its_warm_up_too(tmp_path: Pa
         "WARMUP = 50\ndef signal(panel):\n    views = panel['apy'].copy()\n    views[:50] = np.nan\n    return views\n"
     )
     load(written(tmp_path, NEEDS, text)).audit(tiny_panel())
+
+
+WINDOWED = (
+    "def signal(panel):\n"
+    "    mean = np.lib.stride_tricks.sliding_window_view(panel['apy'], 30, axis=0).mean(axis=-1)\n"
+    "    return np.vstack([np.full((29, panel.shape[1]), np.nan), mean])\n"
+)
+
+
+@pytest.mark.parametrize("warmup", [29, 30])
+def test_a_window_of_as_many_rows_as_its_warm_up_passes_the_audit(tmp_path: Path, warmup: int) -> None:
+    load(written(tmp_path, NEEDS, f"WARMUP = {warmup}\n", WINDOWED)).audit(tiny_panel())
+
+
+def test_a_window_without_a_warm_up_is_told_that_it_cannot_be_run_on_few_rows(tmp_path: Path) -> None:
+    with pytest.raises(CausalityError) as caught:
+        load(written(tmp_path, NEEDS, WINDOWED)).audit(tiny_panel())
+    told = str(caught.value)
+    assert told.startswith("strategy 'mine' cannot be run on 2 rows (raised ValueError: ")
+    assert told.endswith("(line 6)); give the rows it needs as its warm-up")
+
+
+def test_a_gradient_of_two_rows_or_more_is_never_asked_for_one(tmp_path: Path) -> None:
+    text = "def signal(panel):\n    np.gradient(panel['apy'], axis=0)\n    return panel['apy']\n"
+    load(written(tmp_path, NEEDS, text)).audit(tiny_panel())
+
+
+def test_a_matrix_product_passes_the_audit(tmp_path: Path) -> None:
+    text = (
+        "def signal(panel):\n    n = panel.shape[1]\n    weights = np.random.default_rng(0).normal(size=(n, n))\n"
+        "    return np.nan_to_num(panel['apy']) @ weights\n"
+    )
+    panel = tiny_panel(times=200, pools=60)
+    whole = panel.with_fields({name: np.nan_to_num(panel.raw(name)) for name in panel.fields})
+    load(written(tmp_path, NEEDS, text)).audit(whole)
+
+
+@pytest.mark.parametrize("owner", ["builtins", "np", "Panel", "rolling_mean"])
+@pytest.mark.parametrize("way", ["check_strategy", "audit", "audit after a signal"])
+def test_what_is_remembered_outside_the_file_is_forgotten_for_the_audit(tmp_path: Path, owner: str, way: str) -> None:
+    text = (
+        "import builtins\nfrom yieldlab import Panel\n"
+        f"def signal(panel):\n    if not hasattr({owner}, '_x'):\n        {owner}._x = np.nanmax(panel['apy'])\n"
+        f"    return panel['apy'] / {owner}._x\n"
+    )
+    path = written(tmp_path, NEEDS, text)
+    found = load(path)
+    if way == "audit after a signal":
+        found.signal(tiny_panel())
+    with pytest.raises(CausalityError, match="depends on the future: at 2024-01-01"):
+        check_strategy(path) if way == "check_strategy" else found.audit(tiny_panel())
+    assert not any(hasattr(each, "_x") for each in (builtins, np, Panel, rolling_mean))
+
+
+def test_the_first_call_of_an_audit_holds_the_past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (
+        "import os\ndef signal(panel):\n    os.environ.setdefault('FIRST_ROWS', str(len(panel.times)))\n"
+        "    return panel['apy']\n"
+    )
+    monkeypatch.setenv("FIRST_ROWS", "")
+    monkeypatch.delenv("FIRST_ROWS")
+    load(written(tmp_path, NEEDS, text)).audit(tiny_panel())
+    assert os.environ["FIRST_ROWS"] == "2"
+
+
+def test_who_knows_how_many_pools_there_will_be_fails_the_audit(tmp_path: Path) -> None:
+    with pytest.raises(CausalityError, match=r"once the pools not observed before \S+ are left out"):
+        load(written(tmp_path, NEEDS, "def signal(panel):\n    return panel['apy'] * panel.shape[1]\n")).audit(
+            tiny_panel()
+        )
 
 
 # -- folders ------------------------------------------------------------------------------------------------------

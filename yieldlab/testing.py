@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from yieldlab import schema
-from yieldlab.causality import assert_causal
+from yieldlab.causality import SECONDS, assert_causal
 from yieldlab.errors import UsageError
 from yieldlab.panel import Panel
 from yieldlab.space import Value
@@ -86,8 +86,8 @@ def check_strategy(path: str | Path, panel: Panel | None = None) -> Strategy:
         longest = max(strategy.warmup_rows(params) for params in points)
         panel = tiny_panel(times=longest + _ROWS_AFTER_WARMUP, pools=6, fields=fields)
     for params in points:
-        strategy.signal(panel, params)
-        strategy.audit(panel, params)
+        strategy.audit(panel, params, seconds=SECONDS / len(points))
+        strategy.signal(panel, params)  # after the audit, whose first calls must be the strategy's first
     return strategy
 
 

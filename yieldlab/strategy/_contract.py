@@ -18,7 +18,7 @@ from yieldlab.space import Grid
 MODEL_FIELDS = ("forecast_", "risk_")
 
 #: Columns of a table of results that are no parameter.
-_RESULTS = frozenset({"trial_id", "strategy", "reason", *MEASURES})
+_RESULTS = frozenset({"trial_id", "strategy", "reason", "status", *MEASURES})
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

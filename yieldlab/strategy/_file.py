@@ -19,16 +19,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yieldlab import schema
-from yieldlab.causality import assert_causal, expect_same, instant
+from yieldlab.causality import SECONDS, assert_causal, expect_same, instant
 from yieldlab.errors import DataError, StrategyError, UsageError, YieldlabError
 from yieldlab.panel import Panel
 from yieldlab.space import Grid, Value, alike, check_known
 from yieldlab.strategy import _contract
+from yieldlab.strategy._contained import contained, forgetting
 
 Floats = NDArray[np.float64]
 
 #: Characters of a strategy's own error message that are repeated to the user.
 _LONGEST = 300
+
+#: How far two values of a signal may lie apart, in parts of their size, and still be one value rounded twice.
+_ROUNDING = 1e-12
+
+#: Rows that a strategy is called on at least when it is audited: of one row there is no difference to take.
+_SHORTEST = 2
 
 _loads = count()
 
@@ -51,6 +58,7 @@ class Strategy:
     source: str = field(repr=False)
     source_hash: str
     _function: Callable[..., object] = field(repr=False, compare=False)
+    _forget: Callable[[], None] = field(repr=False, compare=False)
 
     def params(self, chosen: Mapping[str, Value] | None = None) -> dict[str, Value]:
         """Every signal parameter: `chosen`, else its default. Raises UsageError for an unknown name or a wrong kind."""
@@ -79,8 +87,9 @@ class Strategy:
     def signal(self, panel: Panel, params: Mapping[str, Value] | None = None) -> Floats:
         """(T, N) what each pool is worth holding: float64, C-contiguous, NaN = no view.
 
-        Raises DataError when the panel lacks a field, UsageError for a parameter that does not exist, and StrategyError
-        when the strategy raises, returns something else than numbers of the panel's shape, or has no view at all.
+        Raises DataError when the panel lacks a field or the file itself raises it, UsageError for a
+        parameter that does not exist, and StrategyError when the strategy raises anything else, returns something else
+        than numbers of the panel's shape, or has no view at all.
         """
         filled = self.params(params)
         warmup = self.warmup_rows(filled)
@@ -105,25 +114,43 @@ class Strategy:
         *,
         rows: Sequence[int] | None = None,
         seed: int = 0,
+        seconds: float = SECONDS,
     ) -> None:
         """Raise CausalityError when the signal on this panel depends on later rows (see `causality.assert_causal`).
 
-        The file runs afresh for every call, so that nothing it remembers can hide what it saw. Then one copy of it sees
-        half the panel first, and must give what a fresh one gives.
+        Rows before the warm-up do not count; values may differ by rounding, since a matrix product's last bit depends
+        on how many rows it has. The file runs afresh for every call, so that nothing it remembers can hide what it saw.
+        Then one copy of it sees half the panel first, and must give what a fresh one gives.
         """
         filled = self.params(params)
         self._provided(panel, filled)
-        name = f"strategy {self.name!r}"
+        name, warmup = f"strategy {self.name!r}", self.warmup_rows(filled)
+        shortest = max(_SHORTEST, warmup + 1)
 
         def afresh(seen: Panel, before: Panel | None = None) -> Floats:
+            self._forget()
             function = _executed(self.source, self.path).signal
             if before is not None:
                 _views(self.name, self.path, function, before, filled)
             return _views(self.name, self.path, function, seen, filled)
 
-        assert_causal(afresh, panel, rows=rows, seed=seed, name=name)
-        remembering = afresh(panel, before=panel.head(panel.shape[0] // 2))
-        expect_same(afresh(panel), remembering, panel, f"{name}: what it gives depends on what it was called on before")
+        try:
+            assert_causal(
+                afresh,
+                panel,
+                rows=rows,
+                seed=seed,
+                name=name,
+                warmup=warmup,
+                shortest=shortest,
+                tolerance=_ROUNDING,
+                seconds=seconds,
+            )
+            remembering = afresh(panel, before=panel.head(max(shortest, panel.shape[0] // 2)))
+            complaint = f"{name}: what it gives depends on what it was called on before"
+            expect_same(afresh(panel), remembering, panel, complaint, warmup=warmup, tolerance=_ROUNDING)
+        finally:
+            self._forget()
 
     def _provided(self, panel: Panel, filled: Mapping[str, Value]) -> Panel:
         for name in self.fields(filled):
@@ -147,7 +174,9 @@ def load(path: str | Path) -> Strategy:
         return _declared(path, source)
     except UsageError as error:
         raise UsageError(f"strategy {path.stem!r}: {error}") from error
-    except Exception as error:  # a declaration no check foresaw, as a number too large for a float
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a declaration no check foresaw, as a number too large for a float
         raise UsageError(f"strategy {path.stem!r}: {_told(error, path)}") from error
 
 
@@ -164,8 +193,11 @@ def _executed(source: str, path: Path) -> types.ModuleType:
         raise UsageError(str(error)) from error
     sys.modules[module.__name__] = module
     try:
-        exec(code, module.__dict__)
-    except (Exception, SystemExit) as error:
+        with contained():
+            exec(code, module.__dict__)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # not only Exception: Polars panics are none
         verb = "" if isinstance(error, YieldlabError) else "raised "
         raise UsageError(f"{verb}{_told(error, path)} while loading") from error
     finally:
@@ -195,14 +227,20 @@ def _declared(path: Path, source: str) -> Strategy:
         source=source,
         source_hash=hashlib.sha256(source.encode()).hexdigest(),
         _function=function,
+        _forget=forgetting(function.__globals__),
     )
 
 
 def _views(name: str, path: Path, function: Callable[..., object], panel: Panel, params: Mapping[str, Value]) -> Floats:
     """What the strategy returns, as a fresh float64 array of the panel's shape."""
     try:
-        returned = function(panel, **params)
-    except (Exception, SystemExit) as error:
+        with contained():
+            returned = function(panel, **params)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # not only Exception: Polars panics are none
+        if isinstance(error, DataError) and _line(error, path)[1]:
+            raise DataError(f"strategy {name!r}: {_told(error, path)}") from error
         verb = ":" if isinstance(error, YieldlabError) else " raised"
         raise StrategyError(f"strategy {name!r}{verb} {_told(error, path)}") from error
     expected = f"a NumPy array of numbers with shape (times, pools) = {panel.shape}"
@@ -230,15 +268,21 @@ def _told(error: BaseException, path: Path) -> str:
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}..."
+    line, inside = _line(error, path)
+    if line is None or (inside and isinstance(error, YieldlabError)):
+        return text
+    return f"{text} (line {line})"
+
+
+def _line(error: BaseException, path: Path) -> tuple[int | None, bool]:
+    """The line of the strategy file that the error came through last, and whether it was raised there."""
     line, inside = None, False
     trace = error.__traceback__
     while trace is not None:
         inside = trace.tb_frame.f_code.co_filename == str(path)
         line = trace.tb_lineno if inside else line
         trace = trace.tb_next
-    if line is None or (inside and isinstance(error, YieldlabError)):
-        return text
-    return f"{text} (line {line})"
+    return line, inside
 
 
 def _source(name: str) -> str:
