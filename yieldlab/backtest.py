@@ -298,7 +298,7 @@ def _result(
     ]
     failures = trials.filter(pl.col("reason").is_not_null()).select("strategy", "reason")
     if not equity:
-        raise DataError(f"no strategy could be followed: {failures['reason'][0]}")
+        raise StrategyError(f"no strategy could be followed: {failures['reason'][0]}")
     return BacktestResult(
         trials=trials,
         equity=pl.concat(equity),

@@ -227,3 +227,9 @@ def test_one_that_fails_by_itself_does_not_stop_the_audit_of_the_others(yieldlab
     assert told.code == 4
     assert "warning: broken failed" in told.err
     assert yieldlab("backtest", "broken", *RECENT, "--check-causal").code == 4
+
+
+def test_a_trial_that_cannot_afford_its_trades_is_not_a_quiet_one(yieldlab, lab: Path) -> None:
+    result = yieldlab("backtest", "highest_apy", "--gas-usd", "1000000000")
+    assert result.code == 0
+    assert "could not afford" in result.err

@@ -207,3 +207,10 @@ def test_thresholds_come_from_the_file_and_flags_win(yieldlab, lab: Path) -> Non
         told = yieldlab("data", "check", "--threshold", wrong)
         assert told.code == 2, wrong
         assert told.err.count("\n") == 1
+
+
+def test_two_synthetic_worlds_do_not_mix(yieldlab, lab: Path) -> None:
+    assert yieldlab("data", "sample").code == 0
+    other = yieldlab("data", "sample", "--seed", "5")
+    assert other.code == 2
+    assert "already holds another synthetic sample" in other.err

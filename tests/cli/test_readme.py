@@ -63,3 +63,14 @@ def test_every_page_that_the_readme_links_to_is_there() -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", README.read_text())
     assert links
     assert [link for link in links if not (README.parent / link).exists()] == []
+
+
+def test_the_demo_prints_what_the_readme_shows(yieldlab, empty: Path) -> None:
+    shown = README.read_text().split("```text\nSYNTHETIC", 1)[1].split("```", 1)[0]
+
+    def figures(text: str) -> list[str]:
+        return [line.rstrip() for line in text.splitlines()[1:] if not re.search(r"\d{8}T\d{6}Z", line)]
+
+    told = yieldlab("demo")
+    assert told.code == 0, told.err
+    assert figures(told.out) == figures(shown)

@@ -106,7 +106,12 @@ MUTANTS = (
         "        u = next_missing[i, t]",
     ),
     Mutant("lets cash earn the portfolio's growth", WALK, "            cash *= shrink\n", ""),
-    Mutant("changes past bits with the end of the window", WALK, "    if decide - t <= FEW_BARS:", "    if t_next - t <= FEW_BARS:"),
+    Mutant(
+        "changes past bits with the end of the window",
+        WALK,
+        "    if decide - t <= FEW_BARS:",
+        "    if t_next - t <= FEW_BARS:",
+    ),
     Mutant("accrues a leading rate as trailing", MARKET, 'apy if accrual == "trailing" else', "apy if True else"),
     Mutant(
         "ranks pools whose APY is missing",

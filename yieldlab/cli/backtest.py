@@ -87,7 +87,14 @@ def backtest(
         },
         view,
         run_id=folder.id,
-        warnings=[f"{name} failed: {reason}" for name, reason in result.failures.iter_rows()],
+        warnings=[
+            *(f"{name} failed: {reason}" for name, reason in result.failures.iter_rows()),
+            *(
+                f"{name} could not afford {count} of its rebalances: costs and gas would have taken all of it"
+                for name, count in result.trials.select("strategy", "unaffordable").iter_rows()
+                if count
+            ),
+        ],
         exit_code=4 if result.failures.height else 0,
     )
 

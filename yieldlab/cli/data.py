@@ -14,6 +14,7 @@ from yieldlab.cli.session import Outcome, Session, command
 from yieldlab.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    import polars as pl
     from rich.console import RenderableType
 
     from yieldlab.ingest import Imported
@@ -96,6 +97,8 @@ def add_sample(
         metrics, assets = reference_study(seed=seed)
     else:
         metrics, assets = synthetic(pools, days, seed)
+    if store.exists:
+        refuse_another_sample(store, metrics, assets)
     appended = store.append(metrics, assets)
     line = (
         f"SYNTHETIC sample in {store.folder}: {metrics.height:,} observations of {assets.height:,} pools, "
@@ -103,6 +106,15 @@ def add_sample(
     )
     data = {"synthetic": True, "observations": metrics.height, "pools": assets.height, "appended": asdict(appended)}
     return data, line
+
+
+def refuse_another_sample(store: Store, metrics: pl.DataFrame, assets: pl.DataFrame) -> None:
+    """Raise UsageError when the store has these synthetic pools with other observations: two made-up worlds in one."""
+    key = ["pool_id", "valid_at"]
+    known = store.metrics(columns=[*key, "apy_percent"]).join(assets, on="pool_id", how="semi")
+    same = known.join(metrics, on=[*key, "apy_percent"], how="semi", nulls_equal=True)
+    if known.height and not known.height == same.height == metrics.height:
+        raise UsageError(f"{store.folder} already holds another synthetic sample; name another folder with --data")
 
 
 @command(groups.data, "data list", settings=("data",))
