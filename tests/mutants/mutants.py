@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 WALK = "yieldlab/simulate/_kernels.py"
+ACCRUAL = "yieldlab/simulate/_accrual_kernels.py"
 CHOICE = "yieldlab/simulate/_choice_kernels.py"
 MEASURES = "yieldlab/metrics/_kernels.py"
 MARKET = "yieldlab/market.py"
@@ -101,14 +102,14 @@ MUTANTS = (
     Mutant("keeps a sold pool among the held", WALK, "                slot[pool[k]] = -1", "                pass"),
     Mutant(
         "counts staleness from the bar of the trade on",
-        WALK,
+        ACCRUAL,
         "        u = next_missing[i, t + 1]",
         "        u = next_missing[i, t]",
     ),
     Mutant("lets cash earn the portfolio's growth", WALK, "            cash *= shrink\n", ""),
     Mutant(
         "changes past bits with the end of the window",
-        WALK,
+        ACCRUAL,
         "    if decide - t <= FEW_BARS:",
         "    if t_next - t <= FEW_BARS:",
     ),
@@ -155,12 +156,12 @@ MUTANTS = (
     Mutant(
         "annualizes turnover within a day", RANKING, "if self.days >= 1.0 else np.nan", "if self.days > 0.0 else np.nan"
     ),
-    Mutant("trusts an index near the end of the floats", WALK, "INDEX_LIMIT = 1e100", "INDEX_LIMIT = 1e309"),
+    Mutant("trusts an index near the end of the floats", ACCRUAL, "INDEX_LIMIT = 1e100", "INDEX_LIMIT = 1e309"),
     Mutant("keeps the rounding of full investment as cash", WALK, "ROUNDING = 2.3e-16", "ROUNDING = 0.0"),
     Mutant("lets a sum of weights overflow", CHOICE, "LARGE = 1e150", "LARGE = 1e309"),
     Mutant(
         "sums what is invested after the accrual",
-        WALK,
+        ACCRUAL,
         "        invested += mix[h]\n",
         "        invested += mix[h] * growth[t + 1, pool[h]]\n",
     ),
