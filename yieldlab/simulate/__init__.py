@@ -22,7 +22,7 @@ _RANKED_ROWS = 128
 
 _STATUS = {
     -1: "not run",
-    1: "the equity is no finite positive number: costs or yields took it to zero or below, or beyond what a float holds",
+    1: "the equity is no finite positive number: costs or yields took it to zero or below or beyond what a float holds",
     2: "more trades than the trace has room for",
 }
 
