@@ -199,7 +199,7 @@ def test_a_yield_that_compounds_beyond_numbers_fails_its_trials_only(steady: Str
     wild = base.with_fields({"apy": apy})
     result = sweep(plan(steady, {"sign": [1.0, -1.0]}), wild, out=tmp_path / "run")
     assert 0 < result.failures.height < result.trials.height
-    assert "not a finite positive number" in result.failures["reason"][0]
+    assert "no finite positive number" in result.failures["reason"][0]
     assert result.folder.status == "partial"
 
 
