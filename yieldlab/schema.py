@@ -60,6 +60,79 @@ ASSETS = pl.Schema(
 #: What a row of `assets` says about its pool.
 DESCRIBED = ("protocol", "symbol", "chain")
 
+#: Where rows of the live feed come from: `source` is this word, or begins with it and a slash.
+FEED = "defillama"
+
+#: One row per answer of a feed that was kept: what was asked, when it was there in full, and the SHA-256 of its body.
+FETCHES = pl.Schema(
+    {
+        "fetched_at": UTC,
+        "url": pl.String(),
+        "kind": pl.String(),
+        "key": pl.String(),
+        "status": pl.Int64(),
+        "content_hash": pl.String(),
+        "size_bytes": pl.Int64(),
+    }
+)
+
+#: One row per poll of the collector, whatever became of it.
+POLLS = pl.Schema(
+    {
+        "polled_at": UTC,
+        "outcome": pl.String(),
+        "http_status": pl.Int64(),
+        "size_bytes": pl.Int64(),
+        "content_hash": pl.String(),
+        "pools": pl.Int64(),
+        "new": pl.Int64(),
+        "changed": pl.Int64(),
+        "vanished": pl.Int64(),
+        "refused": pl.Int64(),
+        "duration_s": pl.Float64(),
+        "error": pl.String(),
+    }
+)
+
+#: What happened to a pool in the feed: it appeared, vanished, returned, or got another name.
+POOL_EVENTS = pl.Schema(
+    {
+        "pool_id": pl.String(),
+        "event_at": UTC,
+        "event": pl.String(),
+        "before": pl.String(),
+        "after": pl.String(),
+    }
+)
+
+#: One row per series beside the pools (gas price, token price, sentiment), instant and revision.
+SERIES = pl.Schema(
+    {
+        "name": pl.String(),
+        "valid_at": UTC,
+        "observed_at": UTC,
+        "ingested_at": UTC,
+        "value": pl.Float64(),
+        "source": pl.String(),
+    }
+)
+
+#: Which pool an entry of a watchlist was found to be; it stays that one.
+PINS = pl.Schema({"watchlist": pl.String(), "entry": pl.String(), "pool_id": pl.String(), "pinned_at": UTC})
+
+#: From `valid_from` on, whether a project's numbers are simple ("apr") or compounded ("apy"), and what its TVL means.
+CONVENTIONS = pl.Schema(
+    {
+        "project": pl.String(),
+        "valid_from": UTC,
+        "base_kind": pl.String(),
+        "reward_kind": pl.String(),
+        "tvl_kind": pl.String(),
+        "source": pl.String(),
+        "ingested_at": UTC,
+    }
+)
+
 
 class Field(NamedTuple):
     """A panel field: the stored column it comes from, and whether that column is in percent."""
@@ -87,6 +160,15 @@ USD_STABLECOINS = frozenset(
     "USDD USDE SUSDE USDS SUSDS SDAI GHO CRVUSD SCRVUSD PYUSD FDUSD USD0 USD0++ DOLA MIM ALUSD MUSD USDY USDX SUSDX "
     "RLUSD USDA USDB USDM USDN USDR USDL USDF FEI BOLD 3CRV 3POOL CUSD AUSD DEUSD USR FXUSD USDG USD1 USDTB".split()
 )
+
+
+def is_feed(source: str) -> bool:
+    """Whether rows of this source came from the live feed.
+
+    >>> is_feed("defillama/chart"), is_feed("defillama"), is_feed("mine.csv")
+    (True, True, False)
+    """
+    return source == FEED or source.startswith(f"{FEED}/")
 
 
 def is_usd_stable(symbol: str | None) -> bool:

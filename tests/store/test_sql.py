@@ -131,7 +131,7 @@ def test_the_guard_alone_stops_a_copy_that_duckdb_would_do(tmp_path: Path, query
 @pytest.mark.parametrize(
     ("what", "sentence"),
     [
-        ("a file", "a query reads the views assets and yield_metrics and no file, network or extension"),
+        ("a file", "a query reads the views of the tables and no file, network or extension"),
         ("attach", "only a SELECT is answered here, not ATTACH: the tables are read-only"),
         ("copy", "only a SELECT is answered here, not COPY"),
         ("install", "only a SELECT is answered here, not INSTALL"),

@@ -1,12 +1,14 @@
 """What was measured, when it could be known and when we took it: the tables at rest, append-only.
 
-Two Delta tables lie under `<data>/tables`: `assets` and `yield_metrics`. Rows are only ever added; a correction is a
-new row with a later `observed_at`. Every write holds one lock around read, compare and append.
+Delta tables lie under `<data>/tables`: `assets` and `yield_metrics`, `series` beside them, and what is known of the
+feed. Rows are only ever added; a correction is a new row with a later `observed_at`. Every write holds one lock around
+read, compare and append.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -17,7 +19,7 @@ from yieldlab import schema
 from yieldlab.errors import DataError, did_you_mean
 from yieldlab.panel import DEFAULT_MAX_STALE_DAYS, Panel, utc
 from yieldlab.store._revisions import CLOCKS, KEY, changes, described, latest_assets, latest_metrics
-from yieldlab.store._tables import Table, TableState, write_lock
+from yieldlab.store._tables import Table, TableState, WriteLock
 
 __all__ = ["Appended", "Compacted", "Store", "TableState"]
 
@@ -25,6 +27,15 @@ __all__ = ["Appended", "Compacted", "Store", "TableState"]
 BATCH_ROWS = 1_000_000
 
 _TICK = timedelta(microseconds=1)
+
+#: Tables whose rows are facts that nothing revises, with their columns.
+RECORDS = {
+    "fetches": schema.FETCHES,
+    "polls": schema.POLLS,
+    "pool_events": schema.POOL_EVENTS,
+    "pins": schema.PINS,
+    "conventions": schema.CONVENTIONS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +64,15 @@ class Compacted:
 class Store:
     """The tables of one data folder. Opening reads and creates nothing."""
 
-    __slots__ = ("_assets", "_metrics", "folder")
+    __slots__ = ("_assets", "_lock", "_metrics", "_records", "_series", "folder")
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self._assets = Table(self.folder / "tables" / "assets", schema.ASSETS)
         self._metrics = Table(self.folder / "tables" / "yield_metrics", schema.YIELD_METRICS)
+        self._series = Table(self.folder / "tables" / "series", schema.SERIES)
+        self._records = {name: Table(self.folder / "tables" / name, columns) for name, columns in RECORDS.items()}
+        self._lock = WriteLock(self.folder / "tables")
 
     def __repr__(self) -> str:
         return f"Store({str(self.folder)!r})"
@@ -69,6 +83,36 @@ class Store:
         return self._metrics.exists
 
     # -- writing ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the store's one write lock over several writes, so that no other process writes between them.
+
+        Each write takes it by itself as well; in one thread it may be held several times over. Raises DataError when
+        another process keeps it for too long.
+        """
+        with self._lock.held():
+            yield
+
+    def record(self, name: str, rows: pl.DataFrame) -> None:
+        """Add rows to one of the tables of `RECORDS` in one commit; no rows commit nothing.
+
+        Raises DataError when a column is missing or the table cannot be written; then nothing was added.
+        """
+        table = self._records[name]
+        if missing := [column for column in table.schema if column not in rows.columns]:
+            raise DataError(f"rows of {name} need a column {missing[0]!r}; they have {', '.join(rows.columns)}")
+        if rows.height:
+            with self.writing():
+                table.append(rows.select(pl.col(column).cast(dtype) for column, dtype in table.schema.items()))
+
+    def recorded(self, name: str, *, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """Every row of one of the tables of `RECORDS`, in no order; none when it was never written."""
+        table = self._records[name]
+        wanted = list(columns) if columns is not None else table.schema.names()
+        if not table.exists:
+            return pl.DataFrame(schema=table.schema).select(wanted)
+        return table.collect(table.scan().select(wanted))
 
     def append(self, metrics: pl.DataFrame, assets: pl.DataFrame, *, now: datetime | None = None) -> Appended:
         """Add what is new or changed, in one commit per table, `assets` first; the same rows again add nothing.
@@ -86,7 +130,7 @@ class Store:
         if metrics.is_empty() and not self.exists:
             raise DataError("there are no rows to store")
         now = datetime.now(UTC) if now is None else utc(now)
-        with write_lock(self.folder / "tables"):
+        with self.writing():
             # The descriptions of an append are a tick older than its rows, so that no cutoff cuts between them twice.
             ingested_at = max(now, self.cutoff() + _TICK) if self.exists or self._assets.exists else now
             known_assets = self._all_assets()
@@ -119,8 +163,8 @@ class Store:
     def compact(self) -> Compacted:
         """Merge small files; every row and revision stays, and versions of the last week stay readable."""
         self._require()
-        with write_lock(self.folder / "tables"):
-            pairs = {table.name: table.compact() for table in (self._assets, self._metrics) if table.exists}
+        with self.writing():
+            pairs = {table.name: table.compact() for table in self._tables if table.exists}
         return Compacted(
             before={name: pair[0] for name, pair in pairs.items()},
             after={name: pair[1] for name, pair in pairs.items()},
@@ -220,7 +264,7 @@ class Store:
     def versions(self) -> dict[str, TableState]:
         """Per table its version, files, rows and bytes."""
         self._require()
-        return {table.name: table.state() for table in (self._assets, self._metrics) if table.exists}
+        return {table.name: table.state() for table in self._tables if table.exists}
 
     def cutoff(self) -> datetime:
         """The latest `ingested_at`: a read with `ingested_by` set to it gives the same rows for ever."""
@@ -235,22 +279,26 @@ class Store:
         return max(found)
 
     def sql(self, query: str) -> pl.DataFrame:
-        """The answer of DuckDB to one SELECT over the views `assets` and `yield_metrics` (latest revisions).
+        """The answer of DuckDB to one SELECT over views of the tables; `assets`, `yield_metrics` and `series` show
+        latest revisions.
 
-        The query reads these two tables and nothing else: no file, no network, no extension, no write. Raises
+        The query reads these tables and nothing else: no file, no network, no extension, no write. Raises
         UsageError, with the reason in one line, for anything DuckDB or the sandbox refuses.
         """
         from yieldlab.store._sql import answer
 
         self._require()
-        tables = [self._assets, self._metrics]
         return answer(
             query,
-            {table.name: table.files() if table.exists else [] for table in tables},
-            {table.name: table.schema for table in tables},
+            {table.name: table.files() if table.exists else [] for table in self._tables},
+            {table.name: table.schema for table in self._tables},
         )
 
     # -- helpers ------------------------------------------------------------------------------------------------
+
+    @property
+    def _tables(self) -> list[Table]:
+        return [self._assets, self._metrics, self._series, *self._records.values()]
 
     def _require(self) -> None:
         if not self.exists:

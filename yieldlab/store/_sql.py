@@ -15,14 +15,20 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-#: View -> what makes a row unique in it; of several revisions the one observed last, then ingested last, is shown.
-VIEWS = {"assets": ("pool_id",), "yield_metrics": ("pool_id", "valid_at")}
+#: Table -> what makes a row unique in its view; of several revisions the one that sorts last by these columns is shown.
+#: Other tables have all their rows in their view.
+REVISED = {
+    "assets": (("pool_id",), ("observed_at", "ingested_at")),
+    "yield_metrics": (("pool_id", "valid_at"), ("observed_at", "ingested_at")),
+    "series": (("name", "valid_at"), ("observed_at", "ingested_at")),
+    "conventions": (("project", "valid_from"), ("ingested_at",)),
+}
 
-_SQL_TYPES = {pl.String(): "VARCHAR", pl.Float64(): "DOUBLE", schema.UTC: "TIMESTAMPTZ"}
+_SQL_TYPES = {pl.String(): "VARCHAR", pl.Float64(): "DOUBLE", pl.Int64(): "BIGINT", schema.UTC: "TIMESTAMPTZ"}
 
 
 def answer(query: str, files: Mapping[str, Sequence[Path]], schemas: Mapping[str, pl.Schema]) -> pl.DataFrame:
-    """The rows of one SELECT over the views of `VIEWS`, which read `files` and nothing else.
+    """The rows of one SELECT over one view for each table of `files`, which read those files and nothing else.
 
     Raises UsageError, in one line, for anything but one SELECT and for whatever DuckDB refuses, and DataError when a
     file of the tables cannot be read.
@@ -35,7 +41,7 @@ def answer(query: str, files: Mapping[str, Sequence[Path]], schemas: Mapping[str
         return _frame(connection.sql(_check(connection, query)).to_arrow_table())
     except duckdb.PermissionException as error:
         raise UsageError(
-            f"a query reads the views assets and yield_metrics and no file, network or extension ({_told(error)})"
+            f"a query reads the views of the tables and no file, network or extension ({_told(error)})"
         ) from None
     except (duckdb.IOException, duckdb.InvalidInputException) as error:
         # Nothing but the store's own files can be opened here.
@@ -52,10 +58,14 @@ def _lock(
     connection: duckdb.DuckDBPyConnection, files: Mapping[str, Sequence[Path]], schemas: Mapping[str, pl.Schema]
 ) -> None:
     """Make the views, then take from the connection everything that they do not need, for good."""
-    for view, key in VIEWS.items():
+    for view, paths in files.items():
+        chosen = ""
+        if view in REVISED:
+            key, order = (", ".join(names) for names in REVISED[view])
+            newest = order.replace(",", " DESC,")
+            chosen = f" QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {newest} DESC) = 1"
         connection.execute(
-            f"CREATE VIEW {view} AS SELECT * FROM {_source(connection, view, files[view], schemas[view])} QUALIFY "
-            f"row_number() OVER (PARTITION BY {', '.join(key)} ORDER BY observed_at DESC, ingested_at DESC) = 1"
+            f"CREATE VIEW {view} AS SELECT * FROM {_source(connection, view, paths, schemas[view])}{chosen}"
         )
     allowed = ", ".join(_quoted(str(path)) for paths in files.values() for path in paths)
     connection.execute("SET TimeZone = 'UTC'")

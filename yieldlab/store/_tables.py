@@ -17,6 +17,7 @@ from yieldlab.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable, PostCommitHookProperties, WriterProperties
+    from filelock import FileLock
 
 #: How long a write waits for another process's write to end.
 LOCK_SECONDS = 600.0
@@ -121,6 +122,8 @@ class Table:
             table.vacuum(
                 retention_hours=RETENTION_HOURS, dry_run=False, full=True, post_commithook_properties=_no_hooks()
             )
+            # Entries of the log that lie before a checkpoint and are older than the table keeps them (30 days).
+            table.cleanup_metadata()
         return before, self.state()
 
     def _open(self) -> DeltaTable:
@@ -180,28 +183,40 @@ class Table:
             yield
 
 
-@contextmanager
-def write_lock(folder: Path) -> Iterator[None]:
-    """Hold the one lock of the store in `folder`; the system lets go of it when its process dies."""
-    from filelock import FileLock, Timeout
+class WriteLock:
+    """The one lock of the store in `folder`; the system lets go of it when its process dies."""
 
-    if unusable := sorted(set(str(folder.absolute())) & set(UNUSABLE)):
-        raise UsageError(
-            f"the path of the data folder {str(folder)!r} has a {unusable[0]!r}, which tables cannot have; rename it"
-        )
-    with _one_sentence(f"cannot write to the data folder {folder}", "nothing was added"):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=LOCK_SECONDS)
+    __slots__ = ("_lock", "folder")
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock: FileLock | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold it; in one thread several times over if need be. Raises DataError when another process does not let go,
+        UsageError for a folder that tables cannot have."""
+        from filelock import FileLock, Timeout
+
+        folder = self.folder
+        if unusable := sorted(set(str(folder.absolute())) & set(UNUSABLE)):
+            raise UsageError(
+                f"the path of the data folder {str(folder)!r} has a {unusable[0]!r}, which tables cannot have; "
+                "rename it"
+            )
+        with _one_sentence(f"cannot write to the data folder {folder}", "nothing was added"):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = self._lock or FileLock(folder / ".lock", timeout=LOCK_SECONDS)
+            try:
+                self._lock.acquire()
+            except Timeout:
+                raise DataError(
+                    f"another process has been writing to {folder} for {LOCK_SECONDS:.0f} s; try again when it is done"
+                ) from None
         try:
-            lock.acquire()
-        except Timeout:
-            raise DataError(
-                f"another process has been writing to {folder} for {LOCK_SECONDS:.0f} s; try again when it is done"
-            ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+            yield
+        finally:
+            self._lock.release()
 
 
 def first_line(error: BaseException) -> str:
