@@ -122,3 +122,22 @@ def test_every_threshold_is_in_the_documentation_with_its_default() -> None:
 def test_every_key_is_a_setting() -> None:
     fields = config.Settings.__dataclass_fields__
     assert set(config.KEYS) | {"check", "file", "flags"} == set(fields)
+
+
+@pytest.mark.parametrize("value", ["http://127.0.0.1:8080/", "https://yields.example/api"])
+def test_an_address_of_the_feed_is_taken_without_its_last_slash(value: str, tmp_path: Path) -> None:
+    settings = config.load({"base_url": value}, environment={}, folder=tmp_path)
+    assert settings.base_url == value.rstrip("/")
+
+
+@pytest.mark.parametrize("value", ["yields.llama.fi", "ftp://feed", "http://", "https://feed?key=1", "https://feed#x"])
+def test_what_is_no_address_is_refused_with_what_would_be(value: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--base-url must be an address such as https"):
+        config.load({"base_url": value}, environment={}, folder=tmp_path)
+
+
+def test_an_address_with_a_password_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        config.load({"base_url": "https://me:hunter2@feed.example"}, environment={}, folder=tmp_path)
+    assert "hunter2" not in str(caught.value)
+    assert "without a query, a user or a password" in str(caught.value)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
+from urllib.parse import urlsplit
 
 from yieldlab.errors import ConfigError, UsageError, YieldlabError, did_you_mean
 
@@ -37,6 +38,11 @@ class Settings:
     seed: int = 0
     jobs: int = 1
     max_memory: int = 2 * 1000**3
+    base_url: str = "https://yields.llama.fi"
+    coins_url: str = "https://coins.llama.fi"
+    sentiment_url: str = "https://api.alternative.me"
+    requests_per_minute: float = 200.0
+    keep_raw_days: int = 30
     check: Mapping[str, float | None] = field(default_factory=dict)
     #: The file that was read, if any.
     file: Path | None = None
@@ -165,7 +171,9 @@ def _read(name: str, value: object, folder: Path, where: str, error: type[Yieldl
     try:
         return key.read(value, folder)
     except (ValueError, TypeError, OverflowError):
-        raise error(f"{where} must be {key.right}, not {value!r}") from None
+        # An address that holds a password must not be repeated.
+        shown = "one that has them" if key.right == _WEB and "@" in str(value) else repr(value)
+        raise error(f"{where} must be {key.right}, not {shown}") from None
 
 
 def _available_cores() -> int:
@@ -214,6 +222,17 @@ def _whole(low: int) -> Callable[[object, Path], int]:
     return read
 
 
+def _url(value: object, folder: Path) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError
+    if parts.username or parts.password:
+        raise ValueError
+    return value.rstrip("/")
+
+
 def _size(value: object, folder: Path) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise TypeError
@@ -222,6 +241,8 @@ def _size(value: object, folder: Path) -> int:
         raise ValueError
     return size
 
+
+_WEB = "an address such as https://yields.llama.fi, without a query, a user or a password"
 
 #: Every key of `yieldlab.toml` except the table `[check]`; upper case with `YIELDLAB_` before it, each is a variable.
 KEYS: Mapping[str, Key] = MappingProxyType(
@@ -246,5 +267,10 @@ KEYS: Mapping[str, Key] = MappingProxyType(
         "max_memory": Key(
             'a size of at least 1MB, such as "2GB"', _size, '"2GB"', "memory that a sweep may use above the panel"
         ),
+        "base_url": Key(_WEB, _url, '"https://yields.llama.fi"', "where the feed of yields is asked"),
+        "coins_url": Key(_WEB, _url, '"https://coins.llama.fi"', "where token prices are asked"),
+        "sentiment_url": Key(_WEB, _url, '"https://api.alternative.me"', "where market sentiment is asked"),
+        "requests_per_minute": Key("a number > 0", _number(0, low_open=True), "200", "requests to a feed at most"),
+        "keep_raw_days": Key("a whole number >= 1", _whole(1), "30", "days for which raw answers of a feed are kept"),
     }
 )

@@ -98,6 +98,13 @@ SETTINGS: Mapping[str, object] = {
     "seed": _setting("--seed", help="Where random choices start from.", kind=str | None, metavar="N"),
     "jobs": _setting("--jobs", help="Threads.", kind=str | None, metavar="N"),
     "max_memory": _setting("--max-memory", help="Memory a sweep may use, as 2GB.", kind=str | None, metavar="SIZE"),
+    "base_url": _setting("--base-url", help="Address of the feed of yields.", kind=str | None, metavar="URL"),
+    "coins_url": _setting("--coins-url", help="Address of the feed of token prices.", kind=str | None, metavar="URL"),
+    "sentiment_url": _setting(
+        "--sentiment-url", help="Address of the feed of sentiment.", kind=str | None, metavar="URL"
+    ),
+    "requests_per_minute": _setting("--requests-per-minute", help="At most.", kind=str | None, metavar="N"),
+    "keep_raw_days": _setting("--keep-raw-days", help="Days to keep raw answers.", kind=str | None, metavar="N"),
 }
 
 _COMMON: Mapping[str, tuple[object, object]] = {
