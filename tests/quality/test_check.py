@@ -21,7 +21,7 @@ from yieldlab.errors import DataError, UsageError
 from yieldlab.quality import MAD_TO_SIGMA, SPIKE_WINDOW, Thresholds, check
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
-DOCS = Path(__file__).parents[1] / "docs" / "data.md"
+DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 
 
 def world(**pools: dict[float, float | tuple[float | None, float | None] | None]) -> pl.DataFrame:

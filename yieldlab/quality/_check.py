@@ -11,11 +11,7 @@ from datetime import date
 import polars as pl
 
 from yieldlab.errors import DataError, UsageError
-
-#: Observations around a day whose median is what the day's yield is compared with.
-SPIKE_WINDOW = 31
-#: Makes the median absolute deviation of normal numbers their standard deviation.
-MAD_TO_SIGMA = 1.4826
+from yieldlab.quality._robust import MAD_TO_SIGMA, SPIKE_DEVIATIONS, SPIKE_WINDOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +35,7 @@ class Thresholds:
     #: Share of all pools that are dead.
     max_dead_share: float | None = None
     #: A spike is this many robust deviations away from the median of the observations around it ...
-    spike_deviations: float = 12.0
+    spike_deviations: float = SPIKE_DEVIATIONS
     #: ... and at least so many percentage points.
     spike_percent: float = 1.0
     #: A pool is dead when it was silent for more than so many days at the end of the data.
