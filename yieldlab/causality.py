@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from yieldlab.errors import CausalityError, UsageError
-from yieldlab.panel import Panel
+from yieldlab.panel import Panel, SeriesRows
 
 Floats = NDArray[np.float64]
 
@@ -290,6 +290,8 @@ def _of_pools(panel: Panel, kept: NDArray[np.bool_]) -> Panel:
         max_stale_days=panel.max_stale_days,
         as_of=panel.as_of,
         sources=panel.sources,
+        rates=panel.rates,
+        series={name: panel.series_rows(name) for name in panel.series_names},
     )
 
 
@@ -313,7 +315,19 @@ def _altered(panel: Panel, cut: int, attack: str, seed: int) -> Panel:
                 later = generator.permuted(generator.permutation(later, axis=0), axis=1)
         fields[name] = np.concatenate([raw[:cut], later])
         fields[name].flags.writeable = False
-    return panel.with_fields(fields)
+    return panel.with_fields(fields).with_series(
+        {name: _altered_series(panel.series_rows(name), cut, attack, generator) for name in panel.series_names}
+    )
+
+
+def _altered_series(rows: SeriesRows, cut: int, attack: str, generator: np.random.Generator) -> SeriesRows:
+    """The series with other values from row `cut` on, or none there."""
+    later, age = rows.values[cut:], rows.age_days[cut:]
+    if attack == "nothing observed":
+        later, age = np.full(later.shape, np.nan), np.full(age.shape, np.nan)
+    elif cut < rows.values.size:
+        later = _scaled(later, generator)
+    return SeriesRows(np.concatenate([rows.values[:cut], later]), np.concatenate([rows.age_days[:cut], age]))
 
 
 def _scaled(values: Floats, generator: np.random.Generator) -> Floats:

@@ -225,18 +225,40 @@ class Store:
         ingested_by: datetime | None = None,
         max_stale_days: int = DEFAULT_MAX_STALE_DAYS,
     ) -> Panel:
-        """The dense daily panel of what could be known at `as_of` (default: now); see `Panel.from_long`."""
+        """The dense daily panel of what could be known at `as_of` (default: now); see `Panel.from_long`.
+
+        Rates of the feed are read by the conventions recorded by `ingested_by`, whatever their age: how a project
+        computes its number is no observation.
+        """
         columns = [schema.FIELDS[name].column for name in fields if name in schema.FIELDS]
+        conventions = self.recorded("conventions")
+        if ingested_by is not None:
+            conventions = conventions.filter(pl.col("ingested_at") <= utc(ingested_by))
+        rewards = [] if conventions.is_empty() else ["apy_reward_percent"]
         return Panel.from_long(
             # No name holds these rows, so that they can go as soon as the panel has turned them into numbers. The
             # descriptions are read after them: an append writes those first, so that no row is without its own.
-            self.history(as_of=as_of, ingested_by=ingested_by, columns=(*KEY, *columns, "source")),
+            self.history(as_of=as_of, ingested_by=ingested_by, columns=(*KEY, *columns, *rewards, "source")),
             self.assets(as_of=as_of, ingested_by=ingested_by),
             fields=fields,
             end=end,
             as_of=as_of,
             max_stale_days=max_stale_days,
+            conventions=conventions,
+            series=self.series(as_of=as_of, ingested_by=ingested_by),
         )
+
+    def series(self, *, as_of: datetime | None = None, ingested_by: datetime | None = None) -> pl.DataFrame:
+        """Per series and `valid_at` the latest row observed by `as_of` and stored by `ingested_by`, sorted by both."""
+        if not self._series.exists:
+            return pl.DataFrame(schema=schema.SERIES)
+        query = self._series.scan()
+        if as_of is not None:
+            query = query.filter(pl.col("observed_at") <= utc(as_of))
+        if ingested_by is not None:
+            query = query.filter(pl.col("ingested_at") <= utc(ingested_by))
+        rows = self._series.collect(query).sort("name", "valid_at", *CLOCKS, maintain_order=True)
+        return rows.unique(["name", "valid_at"], keep="last", maintain_order=True)
 
     def overview(self) -> pl.DataFrame:
         """Per pool: description, first and last instant, days with a row, instants (`rows`) and revisions of them."""

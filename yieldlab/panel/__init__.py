@@ -2,7 +2,8 @@
 
 Row `t` of the daily grid is the *end* of the UTC day `times[t]`: it knows every observation of that day and none of
 the next. `panel["apy"]` carries the last observation forward for at most `max_stale_days`; `panel.raw("apy")` is what
-was observed, and nothing is ever filled in it.
+was observed, and nothing is ever filled in it. Yields are effective APY: what the feed quotes as a simple rate is
+converted here and nowhere else, unless `with_rates("quoted")` asks for the numbers as they came.
 """
 
 from __future__ import annotations
@@ -10,49 +11,58 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime, timedelta
-from typing import Self, TypeVar
+from datetime import date, datetime
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from yieldlab import schema
 from yieldlab.errors import DataError, UsageError, did_you_mean
+from yieldlab.panel._grid import (
+    Floats,
+    SeriesRows,
+    Times,
+    age_days,
+    carry,
+    checked,
+    described,
+    first_unfinished,
+    frozen,
+    nothing_left,
+    series_rows,
+    stored_field,
+    utc,
+)
+from yieldlab.panel._health import Health, comings_and_goings
+from yieldlab.rates import RATED, RATES, Quotes
 from yieldlab.units import MICROSECONDS_PER_DAY, from_percent
 
-Floats = NDArray[np.float64]
-Times = NDArray[np.datetime64]
-Scalar = TypeVar("Scalar", bound=np.generic)
+__all__ = ["DEFAULT_MAX_STALE_DAYS", "Health", "Panel", "SeriesRows", "utc"]
 
 DEFAULT_MAX_STALE_DAYS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """What a result has to say about the data under it. Shares are fractions of the panel's T x N cells, for `apy`."""
-
-    times: int
-    pools: int
-    first: str
-    last: str
-    observations: int
-    observed_share: float
-    carried_share: float
-    missing_share: float
-    assumed_rows: int
-    pools_not_usd: int
-    sources: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 class Panel:
     """Dense (T, N) fields over `times` and `pools`; immutable, every array read-only."""
 
-    __slots__ = ("_ages", "_assumed_rows", "_carried", "_raw", "as_of", "max_stale_days", "pools", "sources", "times")
+    __slots__ = (
+        "_ages",
+        "_assumed_rows",
+        "_carried",
+        "_cleaned",
+        "_counts",
+        "_effective",
+        "_quotes",
+        "_raw",
+        "_series",
+        "as_of",
+        "max_stale_days",
+        "pools",
+        "rates",
+        "sources",
+        "times",
+    )
 
     def __init__(
         self,
@@ -64,11 +74,20 @@ class Panel:
         as_of: datetime | None = None,
         assumed_rows: int = 0,
         sources: Sequence[str] = (),
+        quotes: Quotes | None = None,
+        rates: str = "effective",
+        series: Mapping[str, SeriesRows] | None = None,
+        cleaned: tuple[int, int] = (0, 0),
+        rate_counts: Mapping[str, int] | None = None,
     ) -> None:
         """Take `times` (T,) strictly increasing, `pools` with a `pool_id` per column, and (T, N) `fields`.
 
-        Raises DataError when shapes or order do not fit, and UsageError for a negative `max_stale_days`.
+        `quotes` says how the rates among the fields were quoted; without it they are taken as APY. `cleaned` counts
+        observations masked and winsorized. Raises DataError when shapes or order do not fit, and UsageError for a
+        negative `max_stale_days` or unknown `rates`.
         """
+        if rates not in RATES:
+            raise UsageError(f"unknown rates {rates!r}{did_you_mean(rates, RATES)}")
         times = np.asarray(times).astype("datetime64[us]")
         if times.ndim != 1 or (times.size > 1 and not bool(np.all(times[1:] > times[:-1]))):
             raise DataError("panel times must be one strictly increasing row of instants")
@@ -86,15 +105,21 @@ class Panel:
             array = np.ascontiguousarray(values, dtype=np.float64)
             if array.shape != shape:
                 raise DataError(f"panel field {name!r} has shape {array.shape}, not (times, pools) = {shape}")
-            raw[name] = _frozen(array)
-        self.times = _frozen(times)
+            raw[name] = frozen(array)
+        self.times = frozen(times)
         self.pools = pools
         self.max_stale_days = stale
         self.as_of = as_of
         self.sources = tuple(sources)
         self._raw = raw
+        self.rates = rates
         self._assumed_rows = assumed_rows
+        self._quotes = quotes
+        self._series = dict(series or {})
+        self._cleaned = cleaned
+        self._counts = dict(rate_counts or {})
         self._carried: dict[str, Floats] = {}
+        self._effective: dict[str, Floats] = {}
         self._ages: dict[str, Floats] = {}
 
     @classmethod
@@ -107,6 +132,8 @@ class Panel:
         end: date | None = None,
         as_of: datetime | None = None,
         max_stale_days: int = DEFAULT_MAX_STALE_DAYS,
+        conventions: pl.DataFrame | None = None,
+        series: pl.DataFrame | None = None,
     ) -> Self:
         """Cross from the long table (columns of `schema.YIELD_METRICS`) to a dense daily panel.
 
@@ -115,22 +142,31 @@ class Panel:
         after `end`, and a day unfinished at `as_of` (default: now), are dropped. `observed_at` and `ingested_at` may be
         absent: then later rows of the frame count as known later; without `source` the panel has no `sources`.
 
+        With `conventions` (columns of `schema.CONVENTIONS`) rates whose source is the feed are known as simple or
+        compounded; `apy_reward_percent` of the frame then tells the reward's part. `series` (name, valid_at, value)
+        become the panel's series.
+
         Raises DataError when nothing is left or a column is missing, and UsageError for an unknown field.
         """
-        columns = [_stored_field(name).column for name in fields]
+        columns = [stored_field(name).column for name in fields]
         clocks = [clock for clock in ("observed_at", "ingested_at") if clock in frame.columns]
         origin = [name for name in ("source",) if name in frame.columns]
+        rewards = ["apy_reward_percent"] if conventions is not None and "apy_reward_percent" in frame.columns else []
         as_of = None if as_of is None else utc(as_of)
-        frame = _checked(frame, ("pool_id", "valid_at", *clocks, *dict.fromkeys(columns), *origin))
+        frame = checked(frame, ("pool_id", "valid_at", *clocks, *dict.fromkeys((*columns, *rewards)), *origin))
         if as_of is not None and "observed_at" in clocks:
             frame = frame.filter(pl.col("observed_at") <= as_of)
-        unfinished = _first_unfinished(end, as_of)
+        unfinished = first_unfinished(end, as_of)
         if (frame["valid_at"] >= unfinished).any():  # a filter copies, and most often there is nothing to drop
             frame = frame.filter(pl.col("valid_at") < unfinished)
         if frame.is_empty():
-            raise DataError(_nothing_left(end, as_of))
+            raise DataError(nothing_left(end, as_of))
         sources = tuple(frame["source"].drop_nulls().unique().sort()) if origin else ()
         ids = frame["pool_id"].unique().sort()
+        fed = conventions is not None and any(schema.is_feed(source) for source in sources)
+        if fed:
+            feed_sources = [source for source in sources if schema.is_feed(source)]
+            frame = frame.with_columns(pl.col("source").is_in(feed_sources).fill_null(value=False).alias("fed"))
         # From here on pools are numbers: millions of texts are the larger part of the memory.
         frame = frame.drop(origin).with_columns(pl.col("pool_id").cast(pl.Enum(ids)).to_physical())
         order = frame.select(pl.arg_sort_by("pool_id", "valid_at", *clocks, maintain_order=True)).to_series()
@@ -152,17 +188,31 @@ class Panel:
             seen = latest & ~np.isnan(values)
             array = np.full(shape, np.nan)
             array[row[seen], pool[seen]] = values[seen]  # repeated cells: the last one written stays
-            dense[name] = from_percent(array) if _stored_field(name).percent else array
+            dense[name] = from_percent(array) if stored_field(name).percent else array
             dense[name].flags.writeable = False
-        times = (np.arange(shape[0]) + first).astype("datetime64[D]").astype("datetime64[us]")
+        days = np.arange(shape[0]) + first
+        pools = described(ids, assets)
+        quotes = None
+        if fed and conventions is not None:
+            apy = frame["apy_percent"].cast(pl.Float64).gather(order).to_numpy() if "apy" in fields else None
+            seen = latest if apy is None else latest & ~np.isnan(apy)
+            from_feed = np.zeros(shape, dtype=bool)
+            from_feed[row[seen], pool[seen]] = frame["fed"].gather(order).to_numpy()[seen]
+            reward = np.full(shape, np.nan)
+            if rewards:  # the part of the very row whose total counts
+                values = frame["apy_reward_percent"].cast(pl.Float64).gather(order).to_numpy()
+                reward[row[seen], pool[seen]] = values[seen]
+            quotes = Quotes.join(from_feed, from_percent(reward), pools["protocol"].to_list(), days, conventions)
         return cls(
-            times,
-            _described(ids, assets),
+            days.astype("datetime64[D]").astype("datetime64[us]"),
+            pools,
             dense,
             max_stale_days=max_stale_days,
             as_of=as_of,
             assumed_rows=assumed,
             sources=sources,
+            quotes=quotes,
+            series={} if series is None else series_rows(series, days),
         )
 
     # -- what it holds ------------------------------------------------------------------------------------------
@@ -183,26 +233,53 @@ class Panel:
         return self.pools["pool_id"].to_list()
 
     def raw(self, name: str) -> Floats:
-        """(T, N) as observed; NaN = not observed at that time. Raises DataError for a field it does not hold."""
+        """(T, N) as observed, rates by `rates`; NaN = not observed at that time. Raises DataError for a field it does
+        not hold."""
         try:
-            return self._raw[name]
+            quoted = self._raw[name]
         except KeyError:
             raise DataError(f"the panel has no field {name!r}{did_you_mean(name, self._raw)}") from None
+        if self._quotes is None or name not in RATED or self.rates == "quoted":
+            return quoted
+        if name not in self._effective:
+            self._effective[name] = frozen(self._quotes.effective(name, quoted))
+        return self._effective[name]
+
+    @property
+    def series_names(self) -> tuple[str, ...]:
+        """Names that `series(name)` answers to."""
+        return tuple(self._series)
+
+    def series(self, name: str, *, max_stale_days: int | None = None) -> Floats:
+        """(T,) the last value of a series beside the pools by the end of each row's day, while it is at most
+        `max_stale_days` (default: the panel's) old, else NaN.
+
+        Raises DataError for a series that the panel does not have.
+        """
+        try:
+            rows = self._series[name]
+        except KeyError:
+            raise DataError(
+                f"the panel has no series {name!r}{did_you_mean(name, self._series)}; "
+                "`yieldlab data import-series FILE --name NAME` brings one in"
+            ) from None
+        limit = self.max_stale_days if max_stale_days is None else max_stale_days
+        return frozen(np.where(rows.age_days <= limit, rows.values, np.nan))
 
     def age(self, name: str) -> Floats:
         """(T, N) days since the last observation at or before the row; 0 = observed in it, NaN = never yet."""
         if name not in self._ages:
-            ages = _age_days(self.raw(name), self.times)
+            ages = age_days(self.raw(name), self.times)
             ages.flags.writeable = False
-            self._ages[name] = _frozen(ages)
+            self._ages[name] = frozen(ages)
         return self._ages[name]
 
     def __getitem__(self, name: str) -> Floats:
         """(T, N) carried: the last observation while it is at most `max_stale_days` old, else NaN."""
         if name not in self._carried:
-            carried = _carry(self.raw(name), self.times, self.max_stale_days)
+            carried = carry(self.raw(name), self.times, self.max_stale_days)
             carried.flags.writeable = False
-            self._carried[name] = _frozen(carried)
+            self._carried[name] = frozen(carried)
         return self._carried[name]
 
     @property
@@ -212,6 +289,8 @@ class Panel:
         cells = max(1, self.times.size * self.pools.height)
         observed = int(np.count_nonzero(~np.isnan(self.raw(name))))
         present = int(np.count_nonzero(~np.isnan(self[name])))
+        masked, winsorized = self._cleaned
+        entering, leaving = comings_and_goings(self.raw(name), self.times)
         symbols = self.pools["symbol"].to_list() if "symbol" in self.pools.columns else [None] * self.pools.height
         return Health(
             times=self.times.size,
@@ -225,7 +304,20 @@ class Panel:
             assumed_rows=self._assumed_rows,
             pools_not_usd=sum(not schema.is_usd_stable(symbol) for symbol in symbols),
             sources=self.sources,
+            masked=masked,
+            winsorized=winsorized,
+            masked_share=masked / cells,
+            rates=self.rates,
+            **self._rate_counts(),
+            entering=entering,
+            leaving=leaving,
         )
+
+    def _rate_counts(self) -> Mapping[str, int]:
+        if self._quotes is None or "apy" not in self._raw:
+            return self._counts
+        counts = self._quotes.counts(self._raw["apy"])
+        return counts if self.rates == "effective" else counts | {"rates_converted": 0, "rates_too_high": 0}
 
     def digest(self) -> str:
         """SHA-256 over times, pool ids, descriptions and raw fields: equal digests, equal input."""
@@ -236,23 +328,59 @@ class Panel:
         for name in sorted(self._raw):
             hasher.update(f"{name}:{self._raw[name].shape}".encode())
             hasher.update(self._raw[name].data)
+        if self._quotes is not None:
+            hasher.update(self.rates.encode())
+            hasher.update(np.ascontiguousarray(self._quotes.kinds).data)
+            hasher.update(np.ascontiguousarray(self._quotes.reward).data)
+        for name in sorted(self._series):
+            hasher.update(f"series {name}".encode())
+            hasher.update(np.ascontiguousarray(self._series[name].values).data)
+            hasher.update(np.ascontiguousarray(self._series[name].age_days).data)
         return hasher.hexdigest()
 
     # -- other panels from this one -----------------------------------------------------------------------------
 
     def with_max_stale_days(self, max_stale_days: int) -> Panel:
         """The same observations, believed for another number of days."""
-        if max_stale_days == self.max_stale_days:
-            return self
-        return self._copy(self.times, self._raw, max_stale_days=max_stale_days)
+        return self if max_stale_days == self.max_stale_days else self._copy(max_stale_days=max_stale_days)
+
+    def with_rates(self, rates: str) -> Panel:
+        """The same observations with rates as "effective" APY or as "quoted". Raises UsageError for anything else."""
+        return self if rates == self.rates else self._copy(rates=rates)
+
+    def with_cleaned_apy(self, apy: Floats, *, masked: int = 0, winsorized: int = 0) -> Panel:
+        """The same panel with this (T, N) effective APY in place of the observed one, of which so many cells differ."""
+        before = self._cleaned
+        return self._replaced({"apy": apy}, cleaned=(before[0] + masked, before[1] + winsorized))
 
     def head(self, rows: int) -> Panel:
         """The first `rows` rows, same pools: what was there before row `rows` happened."""
-        return self._copy(self.times[:rows], {name: array[:rows] for name, array in self._raw.items()})
+        return self._copy(
+            times=self.times[:rows],
+            fields={name: array[:rows] for name, array in self._raw.items()},
+            quotes=None if self._quotes is None else self._quotes.head(rows),
+            series={name: each.head(rows) for name, each in self._series.items()},
+        )
 
     def with_fields(self, fields: Mapping[str, Floats]) -> Panel:
-        """The same times and pools with these raw (T, N) fields replaced or added."""
-        return self._copy(self.times, {**self._raw, **fields})
+        """The same times and pools with these raw (T, N) fields replaced or added; rates among them are as they are
+        meant to be read, and are converted no more."""
+        return self._replaced(fields)
+
+    def with_series(self, series: Mapping[str, SeriesRows]) -> Panel:
+        """The same panel with these series replaced or added."""
+        return self._copy(series={**self._series, **series})
+
+    def series_rows(self, name: str) -> SeriesRows:
+        """The values and ages that `series(name)` rests on."""
+        return self._series[name]
+
+    def _replaced(self, fields: Mapping[str, Floats], **other: object) -> Panel:
+        if self._quotes is None or not set(fields) & set(RATED):
+            return self._copy(fields={**self._raw, **fields}, **other)
+        # What is given is final, and what stays is read as `rates` says, once, now.
+        read = {name: self.raw(name) for name in self._raw}
+        return self._copy(fields=read | dict(fields), quotes=None, rate_counts=self._rate_counts(), **other)
 
     def window(self, start: date | None = None, end: date | None = None) -> tuple[int, int]:
         """Row numbers `(t_start, t_end)` of the first and last day simulated, both included.
@@ -274,103 +402,24 @@ class Panel:
             raise UsageError(f"no panel row lies between {start} and {end}")
         return t_start, t_end
 
-    def _copy(self, times: Times, fields: Mapping[str, Floats], max_stale_days: int | None = None) -> Panel:
-        return Panel(
-            times,
-            self.pools,
-            fields,
-            max_stale_days=self.max_stale_days if max_stale_days is None else max_stale_days,
-            as_of=self.as_of,
-            assumed_rows=self._assumed_rows,
-            sources=self.sources,
-        )
+    def _copy(self, **changed: Any) -> Panel:
+        kept: dict[str, Any] = {
+            "times": self.times,
+            "pools": self.pools,
+            "fields": self._raw,
+            "max_stale_days": self.max_stale_days,
+            "as_of": self.as_of,
+            "assumed_rows": self._assumed_rows,
+            "sources": self.sources,
+            "quotes": self._quotes,
+            "rates": self.rates,
+            "series": self._series,
+            "cleaned": self._cleaned,
+            "rate_counts": self._counts,
+        }
+        return Panel(**kept | changed)
 
     def __repr__(self) -> str:
         t, n = self.shape
         span = f"{self.times[0].astype('datetime64[D]')} to {self.times[-1].astype('datetime64[D]')}" if t else "empty"
         return f"Panel({t} times x {n} pools, {span}, fields: {', '.join(self._raw)})"
-
-
-def _stored_field(name: str) -> schema.Field:
-    try:
-        return schema.FIELDS[name]
-    except KeyError:
-        raise UsageError(f"unknown panel field {name!r}{did_you_mean(name, schema.FIELDS)}") from None
-
-
-def _described(ids: pl.Series, assets: pl.DataFrame | None) -> pl.DataFrame:
-    pools = pl.DataFrame({"pool_id": ids})
-    if assets is None:
-        return pools.with_columns(pl.lit(None, pl.String).alias(name) for name in schema.DESCRIBED)
-    known = assets.select("pool_id", *schema.DESCRIBED).unique("pool_id", keep="last", maintain_order=True)
-    return pools.join(known, on="pool_id", how="left", maintain_order="left")
-
-
-def utc(instant: datetime) -> datetime:
-    """The instant in UTC; one without a zone is meant in UTC."""
-    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
-
-
-def _checked(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
-    """These columns of a long table. Raises DataError when one is missing, or a row has no pool or no instant."""
-    for name in columns:
-        if name not in frame.columns:
-            raise DataError(f"the long table has no column {name!r}; it has: {', '.join(frame.columns)}")
-    for name in ("pool_id", "valid_at"):
-        if missing := frame[name].null_count():
-            raise DataError(f"{missing} rows of the long table have no {name}")
-    if not isinstance(frame["valid_at"].dtype, pl.Datetime):
-        raise DataError(f"the column 'valid_at' of the long table holds {frame['valid_at'].dtype}, not instants")
-    frame = frame.select(pl.col("pool_id").cast(pl.String), *columns[1:])
-    naive = [n for n, dtype in frame.schema.items() if isinstance(dtype, pl.Datetime) and dtype.time_zone is None]
-    return frame.with_columns(pl.col(naive).dt.replace_time_zone("UTC")) if naive else frame
-
-
-def _first_unfinished(end: date | None, as_of: datetime | None) -> datetime:
-    """The first instant that belongs to no finished day at or before `end`."""
-    now = datetime.now(UTC)
-    midnight = (now if as_of is None else min(as_of, now)).replace(hour=0, minute=0, second=0, microsecond=0)
-    if end is None:
-        return midnight
-    return min(midnight, datetime(end.year, end.month, end.day, tzinfo=UTC) + timedelta(days=1))
-
-
-def _nothing_left(end: date | None, as_of: datetime | None) -> str:
-    limits = [f"on or before {end}"] if end else []
-    limits += [f"knowable by {as_of.isoformat()}"] if as_of else []
-    return f"no observation of a finished day {' and '.join(limits)}".rstrip() + " is in the data"
-
-
-def _last_seen(raw: Floats) -> NDArray[np.int32]:
-    """(T, N) row of the last observation at or before each row; -1 = never yet."""
-    rows = np.arange(raw.shape[0], dtype=np.int32)[:, None]
-    seen = np.where(np.isnan(raw), np.int32(-1), rows)
-    np.maximum.accumulate(seen, axis=0, out=seen)
-    return seen
-
-
-def _age_days(raw: Floats, times: Times) -> Floats:
-    seen = _last_seen(raw)
-    days = times.astype("int64") / MICROSECONDS_PER_DAY
-    age: Floats = days[:, None] - days[np.maximum(seen, 0)]
-    age[seen < 0] = np.nan
-    return age
-
-
-def _carry(raw: Floats, times: Times, max_stale_days: int) -> Floats:
-    seen = _last_seen(raw)
-    microseconds = times.astype("int64")
-    fresh = (seen >= 0) & (
-        microseconds[:, None] - microseconds[np.maximum(seen, 0)] <= max_stale_days * MICROSECONDS_PER_DAY
-    )
-    carried = np.take_along_axis(raw, np.maximum(seen, 0), axis=0) if raw.size else raw.copy()
-    carried[~fresh] = np.nan
-    return carried
-
-
-def _frozen(array: NDArray[Scalar]) -> NDArray[Scalar]:
-    """The same values where nobody can write: a view, which cannot be unlocked, of the locked array or a copy of it."""
-    if array.flags.writeable:
-        array = array.copy()
-        array.flags.writeable = False
-    return array.view()
