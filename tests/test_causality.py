@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from yieldlab import features
 from yieldlab.causality import assert_causal, default_cuts
 from yieldlab.errors import CausalityError, UsageError
-from yieldlab.panel import Panel
+from yieldlab.panel import Panel, SeriesRows
 from yieldlab.strategy import bundled_folder, discover
 from yieldlab.testing import corners, tiny_panel
 
@@ -525,3 +525,31 @@ def test_every_bundled_strategy_is_causal(strategy, params, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     strategy.signal(panel, params)
     strategy.audit(panel, params)
+
+
+def with_gas(panel: Panel) -> Panel:
+    """The panel with a series that moves every day."""
+    rows = panel.shape[0]
+    gas = SeriesRows(np.linspace(5.0, 50.0, rows), np.zeros(rows))
+    return panel.with_series({"gas_gwei": gas})
+
+
+def test_a_series_may_be_read_up_to_its_row() -> None:
+    def honest(panel: Panel) -> Floats:
+        return panel["apy"] - panel.series("gas_gwei")[:, None] / 1000.0
+
+    assert_causal(honest, with_gas(plain_panel()))
+
+
+@pytest.mark.parametrize(
+    "cheat",
+    [
+        lambda panel: panel["apy"] - np.nanmean(panel.series("gas_gwei")) / 1000.0,
+        lambda panel: panel["apy"] - shifted(panel.series("gas_gwei")[:, None]) / 1000.0,
+        lambda panel: panel["apy"] * (panel.series("gas_gwei")[-1] > 40.0),
+    ],
+    ids=["mean of all days", "tomorrow's", "the last day's"],
+)
+def test_who_reads_a_series_ahead_is_caught(cheat: Callable[[Panel], Floats]) -> None:
+    with pytest.raises(CausalityError, match="depends on the future"):
+        assert_causal(cheat, with_gas(plain_panel()))

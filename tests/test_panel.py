@@ -295,3 +295,71 @@ def test_a_day_that_is_not_over_is_left_out_even_as_of_tomorrow() -> None:
     for as_of in (None, now + timedelta(days=2)):
         panel = Panel.from_long(frame, as_of=as_of)
         assert panel.times[-1] == np.datetime64((now - timedelta(days=1)).date(), "us")
+
+
+def series(*rows: tuple[float, float], name: str = "gas_gwei") -> pl.DataFrame:
+    """A series of (days after 1 January 2024, value)."""
+    return pl.DataFrame(
+        {
+            "name": [name] * len(rows),
+            "valid_at": [START + timedelta(days=day) for day, _ in rows],
+            "value": [value for _, value in rows],
+        },
+        schema_overrides={"valid_at": schema.UTC, "value": pl.Float64},
+    )
+
+
+FIVE_DAYS = long(("a", 0, 1.0), ("a", 4, 2.0))
+
+
+def test_a_series_gives_each_row_its_last_value_by_the_end_of_the_day() -> None:
+    one = panel(FIVE_DAYS, series=series((0.5, 10.0), (0.9, 11.0), (2.0, 12.0), (2.99, 13.0), (9.0, 99.0)))
+    assert one.series("gas_gwei").tolist() == [11.0, 11.0, 13.0, 13.0, 13.0]
+    assert one.series_names == ("gas_gwei",)
+
+
+def test_a_series_is_believed_as_long_as_a_field() -> None:
+    one = panel(FIVE_DAYS, series=series((-1.5, 10.0)), max_stale_days=3)
+    assert one.series("gas_gwei").tolist()[:2] == [10.0, 10.0]
+    assert np.isnan(one.series("gas_gwei")[2:]).all()
+    assert one.series("gas_gwei", max_stale_days=30).tolist() == [10.0] * 5
+
+
+@given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-5, 5)), max_size=12), st.integers(0, 5))
+def test_a_series_is_that_of_the_plain_twin(rows: list[tuple[float, float]], limit: int) -> None:
+    frame = series(*rows)
+    told = panel(FIVE_DAYS, series=frame, max_stale_days=limit)
+    for day in range(5):
+        known = [row for row in frame.rows() if row[1] < START + timedelta(days=day + 1)]
+        last = max(known, key=lambda row: row[1], default=None)
+        if last is None or day - math.floor((last[1] - START).total_seconds() / 86400) > limit:
+            assert not rows or np.isnan(told.series("gas_gwei")[day])
+        else:
+            same = {row[2] for row in known if row[1] == last[1]}
+            assert told.series("gas_gwei")[day] in same
+
+
+def test_a_series_it_does_not_have_is_named_with_the_way_to_get_it() -> None:
+    with pytest.raises(DataError, match="no series 'gasgwei'; did you mean 'gas_gwei'"):
+        panel(FIVE_DAYS, series=series((0.0, 1.0))).series("gasgwei")
+
+
+def test_heads_and_digests_know_the_series() -> None:
+    one = panel(FIVE_DAYS, series=series((0.0, 1.0), (3.0, 2.0)))
+    assert one.head(2).series("gas_gwei").tolist() == [1.0, 1.0]
+    assert one.digest() != panel(FIVE_DAYS, series=series((0.0, 1.0), (3.0, 2.5))).digest()
+    assert one.digest() != panel(FIVE_DAYS).digest()
+
+
+def test_health_tells_who_came_and_who_left_in_each_year() -> None:
+    rows = [("stays", day, 1.0) for day in range(0, 800, 5)] + [("leaves", day, 1.0) for day in range(0, 300, 5)]
+    rows += [("late", day, 1.0) for day in range(400, 800, 5)]
+    told = panel(long(*rows), as_of=START + timedelta(days=900)).health
+    assert told.entering == {"2024": 2, "2025": 1}
+    assert told.leaving == {"2024": 1}
+
+
+def test_health_counts_what_was_cleaned() -> None:
+    one = panel(FIVE_DAYS)
+    told = one.with_cleaned_apy(np.full((5, 1), 0.01), masked=2).with_cleaned_apy(np.full((5, 1), 0.01), winsorized=1)
+    assert (told.health.masked, told.health.winsorized, told.health.masked_share) == (2, 1, 0.4)
