@@ -100,6 +100,36 @@ def test_the_data_line_says_what_lies_under_a_result() -> None:
     assert "SYNTHETIC" not in results.data_line(replace(health, sources=("mine.csv",)).as_dict())
 
 
+def test_the_data_line_counts_what_was_done_to_the_observations() -> None:
+    plain = Health(100, 12, "2025-01-01", "2025-04-10", 1100, 0.9, 0.06, 0.04, 1100, 7)
+    untouched = results.data_line(plain.as_dict())
+    for word in ("spike", "converted", "quoted", "entering"):
+        assert word not in untouched
+    treated = replace(
+        plain,
+        masked=3,
+        masked_share=0.0025,
+        winsorized=1,
+        rates_converted=800,
+        rates_unknown=40,
+        rates_unknown_pools=2,
+        rates_too_high=1,
+        entering={"2024": 11, "2025": 1},
+        leaving={"2025": 4},
+    )
+    line = results.data_line(treated.as_dict())
+    for part in (
+        "3 spikes masked (0.25 %)",
+        "1 spike lowered to the bound",
+        "800 simple rates converted to APY",
+        "40 rates of 2 pools as quoted, for want of a known convention",
+        "1 simple rate too high for an APY, as quoted",
+        "pools entering/leaving 2024 11/0, 2025 1/4",
+    ):
+        assert part in line
+    assert "rates as quoted" in results.data_line(replace(plain, rates="quoted").as_dict())
+
+
 def test_the_best_of_many_is_never_shown_without_a_warning() -> None:
     assert "one of 2,160 trials" in results.luck_line(2160, 0.0)
     assert "autocorrelation" not in results.luck_line(2160, 0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
@@ -80,16 +80,43 @@ def conditions_line(config: Mapping[str, Any], health: Mapping[str, Any]) -> str
 
 
 def data_line(health: Mapping[str, Any]) -> str:
-    """What lies under a result (fields of `panel.Health`): span, pools, how much was observed, what is left out."""
-    return "; ".join(
-        [
-            f"Data: {data_words(health)}",
-            f"{percent(health['observed_share'], 1)} observed, {percent(health['carried_share'], 1)} carried forward, "
-            f"{percent(health['missing_share'], 1)} missing",
-            f"{count(health['assumed_rows'], 'row')} with an assumed time of knowledge",
-            f"carry only, no price moves ({health['pools_not_usd']:,} of {count(health['pools'], 'pool')} not in USD)",
-        ]
-    )
+    """What lies under a result (fields of `panel.Health`): span, pools, how much was observed, what was done to it and
+    what is left out."""
+    told = [
+        f"Data: {data_words(health)}",
+        f"{percent(health['observed_share'], 1)} observed, {percent(health['carried_share'], 1)} carried forward, "
+        f"{percent(health['missing_share'], 1)} missing",
+        *_cleaning(health),
+        f"{count(health['assumed_rows'], 'row')} with an assumed time of knowledge",
+        *_comings_and_goings(health),
+        f"carry only, no price moves ({health['pools_not_usd']:,} of {count(health['pools'], 'pool')} not in USD)",
+    ]
+    return "; ".join(told)
+
+
+def _cleaning(health: Mapping[str, Any]) -> Iterator[str]:
+    """What was done to observations, and what could not be; nothing where nothing was."""
+    if masked := health.get("masked"):
+        yield f"{count(masked, 'spike')} masked ({percent(health['masked_share'], 2)})"
+    if winsorized := health.get("winsorized"):
+        yield f"{count(winsorized, 'spike')} lowered to the bound"
+    if health.get("rates") == "quoted":
+        yield "rates as quoted"
+    if converted := health.get("rates_converted"):
+        yield f"{count(converted, 'simple rate')} converted to APY"
+    if unknown := health.get("rates_unknown"):
+        pools = count(health["rates_unknown_pools"], "pool")
+        yield f"{count(unknown, 'rate')} of {pools} as quoted, for want of a known convention"
+    if too_high := health.get("rates_too_high"):
+        yield f"{count(too_high, 'simple rate')} too high for an APY, as quoted"
+
+
+def _comings_and_goings(health: Mapping[str, Any]) -> Iterator[str]:
+    entering, leaving = health.get("entering") or {}, health.get("leaving") or {}
+    years = sorted({*entering, *leaving})
+    if years:
+        told = ", ".join(f"{year} {entering.get(year, 0)}/{leaving.get(year, 0)}" for year in years)
+        yield f"pools entering/leaving {told}"
 
 
 def data_words(health: Mapping[str, Any]) -> str:
