@@ -18,13 +18,16 @@ import polars as pl
 from yieldlab import schema
 from yieldlab.errors import DataError, did_you_mean
 from yieldlab.panel import DEFAULT_MAX_STALE_DAYS, Panel, utc
+from yieldlab.store._locks import collector_at_work, collector_lock
 from yieldlab.store._revisions import CLOCKS, KEY, changes, described, latest_assets, latest_metrics
 from yieldlab.store._tables import Table, TableState, WriteLock
 
-__all__ = ["Appended", "Compacted", "Store", "TableState"]
+__all__ = ["Appended", "Compacted", "Store", "TableState", "collector_at_work", "collector_lock"]
 
 #: Rows that an append compares at a time.
 BATCH_ROWS = 1_000_000
+#: Rows, with all their revisions, that a part of `Store.parts` has about.
+PART_ROWS = 500_000
 
 _TICK = timedelta(microseconds=1)
 
@@ -199,9 +202,13 @@ class Store:
         *,
         as_of: datetime | None = None,
         ingested_by: datetime | None = None,
+        since: datetime | None = None,
         columns: Sequence[str] | None = None,
     ) -> pl.DataFrame:
-        """Every revision observed by `as_of` and stored by `ingested_by`: keys, clocks and `columns`; in no order."""
+        """Every revision observed by `as_of` and stored by `ingested_by`: keys, clocks and `columns`; in no order.
+
+        With `since` only those of instants from then on, which reads no more than the files that have such.
+        """
         self._require()
         wanted = tuple(columns) if columns is not None else tuple(schema.YIELD_METRICS.names())
         for name in wanted:
@@ -210,11 +217,23 @@ class Store:
                     f"the table yield_metrics has no column {name!r}{did_you_mean(name, schema.YIELD_METRICS)}"
                 )
         query = self._metrics.scan().select(list(dict.fromkeys((*KEY, *CLOCKS, *wanted))))
+        if since is not None:
+            query = query.filter(pl.col("valid_at") >= utc(since))
         if as_of is not None:
             query = query.filter(pl.col("observed_at") <= utc(as_of))
         if ingested_by is not None:
             query = query.filter(pl.col("ingested_at") <= utc(ingested_by))
         return self._metrics.collect(query)
+
+    def parts(self, *, ingested_by: datetime) -> Iterator[pl.DataFrame]:
+        """The rows of `metrics` in parts of whole pools, one after the other, in memory for one part only."""
+        self._require()
+        query = self._metrics.scan().filter(pl.col("ingested_at") <= utc(ingested_by))
+        sizes = self._metrics.collect(query.group_by("pool_id").len("count")).sort("pool_id")
+        part = (sizes["count"].cum_sum() - sizes["count"]) // PART_ROWS
+        for _, pools in sizes.with_columns(part.alias("part")).group_by("part", maintain_order=True):
+            chosen = pl.col("pool_id").is_between(pl.lit(pools["pool_id"].min()), pl.lit(pools["pool_id"].max()))
+            yield latest_metrics(self._metrics.collect(query.filter(chosen)))
 
     def panel(
         self,
