@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from datetime import date
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import polars as pl
 import pytest
 import sweep_worlds
 
+from yieldlab import market as markets
 from yieldlab import simulate
 from yieldlab.backtest import BacktestResult, backtest, checked, compare, entry, kind_of, save, split_params
 from yieldlab.errors import DataError, StrategyError, UsageError
@@ -19,6 +21,7 @@ from yieldlab.metrics import MEASURES
 from yieldlab.panel import Panel
 from yieldlab.runs import RunFolder, describe
 from yieldlab.simulate.policy import policies
+from yieldlab.space import Value
 from yieldlab.strategy import Strategy
 
 #: Holds one pool, named by a parameter that the other strategies do not have.
@@ -211,7 +214,7 @@ def test_a_backtest_of_an_array_refuses_what_it_does_not_know() -> None:
     with pytest.raises(UsageError, match="'topn'; did you mean 'top_n'"):
         backtest(calm(), signal, {"topn": 1})
     with pytest.raises(UsageError, match="did you mean 'leading'"):
-        backtest(calm(), signal, accrual="leding")
+        backtest(calm(), signal, market={"accrual": "leding"})
     with pytest.raises(DataError, match="2030-01-01 lies outside the data"):
         backtest(calm(), signal, end=date(2030, 1, 1))
     with pytest.raises(UsageError, match="capital must be a positive number"):
@@ -222,12 +225,28 @@ def test_names_are_sorted_by_what_they_are_for(steady: Strategy) -> None:
     assert [kind_of(steady, name) for name in ("lookback", "accrual", "top_n")] == ["signal", "market", "policy"]
     params = split_params(steady, {"sign": -1, "max_stale_days": 5, "cost": 0, "min_apy": None})
     assert params.signal == {"lookback": 3, "sign": -1.0}
-    assert params.market == {"accrual": "trailing", "max_stale_days": 5}
+    assert params.market == dict(markets.DEFAULTS) | {"max_stale_days": 5}
     assert (params.policy["cost"], params.policy["min_apy"], params.policy["every"]) == (0.0, None, 7)
-    assert list(params.all)[:4] == ["accrual", "max_stale_days", "lookback", "sign"]
+    assert list(params.all)[: len(markets.DEFAULTS) + 2] == [*markets.DEFAULTS, "lookback", "sign"]
     assert type(checked(steady, "cost", 0)) is float
     assert type(checked(steady, "top_n", 4.0)) is int
     assert type(checked(steady, "sign", 1)) is float
+
+
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        ({"rates": "efective"}, "unknown rates 'efective'; did you mean 'effective'"),
+        ({"spikes": "masks"}, "unknown spikes 'masks'; did you mean 'mask'"),
+        ({"delisted": "sell"}, "unknown delisted 'sell'"),
+        ({"delisted_loss": 1.5}, "delisted_loss must be a fraction from 0 to 1, not 1.5"),
+        ({"dead_after_days": -1}, "dead_after_days must be a whole number >= 0, not -1"),
+        ({"delisted": "exit", "dead_after_days": 2}, "dead_after_days must be at least max_stale_days, not 2 with 3"),
+    ],
+)
+def test_market_parameters_that_cannot_be_are_refused(steady: Strategy, sets: dict[str, Value], told: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(told)):
+        split_params(steady, sets)
 
 
 def test_the_market_is_made_before_a_strategy_sees_the_panel(one: Strategy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from yieldlab import market as markets
 from yieldlab import simulate
 from yieldlab.errors import DataError, StrategyError, UsageError, did_you_mean
-from yieldlab.market import Market
+from yieldlab.market import Market, Markets
 from yieldlab.metrics import MEASURES
 from yieldlab.panel import Panel
 from yieldlab.runs import EQUITY, FAILURES, TRADES, TRIALS, RunFolder
@@ -124,6 +124,7 @@ def split_params(
     for source in (wanted, declared, given):
         market |= {name: value for name, value in source.items() if name in market}
         policy |= {name: value for name, value in source.items() if name in policy}
+    markets.check_together(market)
     return Params(market, signal, policy)
 
 
@@ -142,23 +143,29 @@ def backtest(
     capital: float = 10_000.0,
     start: date | None = None,
     end: date | None = None,
-    accrual: str = "trailing",
+    market: Mapping[str, Value] | None = None,
     risk_free: float = 0.0,
 ) -> BacktestResult:
     """Trade a signal made anywhere: (T, N) as the panel, higher is better, NaN = no view.
 
-    `policy` holds policy parameters, the others take their default. Raises StrategyError when the array is no signal,
-    and UsageError for a parameter that does not exist.
+    `policy` and `market` hold parameters, the others take their default; `max_stale_days` and `rates` are the panel's
+    unless they are given. Raises StrategyError when the array is no signal, and UsageError for a parameter that does
+    not exist.
     """
     views = _checked_signal(panel, signal)
     chosen = policies(dict(policy or {}))
     window = panel.window(start, end)
-    market: dict[str, Value] = {"accrual": accrual, "max_stale_days": panel.max_stale_days}
+    facts = dict(markets.DEFAULTS)
+    facts["max_stale_days"], facts["rates"] = panel.max_stale_days, panel.rates
+    facts |= dict(market or {})
+    for name, value in facts.items():
+        markets.check_value(name, value)
+    markets.check_together(facts)
     traded: dict[str, Value] = {
         name: (policy or {}).get(name, parameter.default) for name, parameter in PARAMETERS.items()
     }
-    ledger = _run(Market.from_panel(panel, accrual=accrual), views, chosen, capital, window, risk_free)
-    return _result([("signal", "signal", {**market, **traded})], [ledger])
+    ledger = _run(Markets(panel).market(facts), views, chosen, capital, window, risk_free)
+    return _result([("signal", "signal", {**facts, **traded})], [ledger])
 
 
 def refuse_namesakes(strategies: Sequence[Strategy]) -> None:
@@ -184,11 +191,11 @@ def compare(
     began = time.perf_counter()
     refuse_namesakes([each.strategy for each in entries])
     window = panel.window(start, end)
-    cache: dict[tuple[Value, Value], Market] = {}
+    made = Markets(panel)
     outcomes: list[simulate.Ledger | StrategyError | DataError] = []
     for each in entries:
         try:
-            outcomes.append(_run_entry(panel, each, cache, capital, window, risk_free))
+            outcomes.append(_run_entry(made, each, capital, window, risk_free))
         except (StrategyError, DataError) as error:
             outcomes.append(error)
     failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
@@ -217,20 +224,11 @@ def save(result: BacktestResult, folder: RunFolder) -> None:
 
 
 def _run_entry(
-    panel: Panel,
-    each: Entry,
-    cache: dict[tuple[Value, Value], Market],
-    capital: float,
-    window: tuple[int, int],
-    risk_free: float,
+    made: Markets, each: Entry, capital: float, window: tuple[int, int], risk_free: float
 ) -> simulate.Ledger:
-    accrual, max_stale_days = each.params.market["accrual"], each.params.market["max_stale_days"]
-    aged = panel.with_max_stale_days(int(max_stale_days or 0))
-    if (accrual, max_stale_days) not in cache:  # before the strategy sees the panel
-        cache[accrual, max_stale_days] = Market.from_panel(aged, accrual=str(accrual))
-    views = each.strategy.signal(aged, each.params.signal)
-    records = policies(dict(each.params.policy))
-    return _run(cache[accrual, max_stale_days], views, records, capital, window, risk_free)
+    market = made.market(each.params.market)  # before the strategy sees the panel
+    views = each.strategy.signal(made.panel(each.params.market), each.params.signal)
+    return _run(market, views, policies(dict(each.params.policy)), capital, window, risk_free)
 
 
 def _run(

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from yieldlab.errors import DataError, UsageError
 from yieldlab.panel import DEFAULT_MAX_STALE_DAYS, Panel
+from yieldlab.quality import clean_spikes
+from yieldlab.rates import RATES
 from yieldlab.space import Value, check_known
 from yieldlab.units import MICROSECONDS_PER_DAY, growth_factor
 
@@ -18,9 +20,28 @@ Floats = NDArray[np.float64]
 
 ACCRUALS = ("trailing", "leading")
 
+SPIKES = ("keep", "mask", "winsorize")
+
+DELISTED = ("hold", "exit", "loss")
+
 #: Market parameters and their defaults. `accrual` says whether the APY of row t describes the interval that ends at t
-#: (trailing) or the one that begins there (leading); `max_stale_days` how long an observation is believed.
-DEFAULTS: Mapping[str, Value] = {"accrual": "trailing", "max_stale_days": DEFAULT_MAX_STALE_DAYS}
+#: (trailing) or the one that begins there (leading); `max_stale_days` how long an observation is believed; `rates`
+#: whether what the feed quotes as a simple rate is converted; `spikes` what becomes of yields too high to be believed.
+#: With `delisted`, a pool not observed for more than `dead_after_days` is held on, sold, or written down by
+#: `delisted_loss` and sold.
+DEFAULTS: Mapping[str, Value] = {
+    "accrual": "trailing",
+    "max_stale_days": DEFAULT_MAX_STALE_DAYS,
+    "rates": "effective",
+    "spikes": "keep",
+    "delisted": "hold",
+    "delisted_loss": 1.0,
+    "dead_after_days": 30,
+}
+
+#: The parameters that say what the panel is that both strategy and market see, and those that make a market of it.
+PREPARING = ("max_stale_days", "rates", "spikes")
+BUILDING = ("accrual", "delisted", "delisted_loss", "dead_after_days")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,13 +118,78 @@ class Market:
         return rows, pools
 
 
+def prepare(panel: Panel, params: Mapping[str, Value]) -> Panel:
+    """The panel that strategy and market see under the market parameters of `PREPARING`."""
+    prepared = panel.with_max_stale_days(_whole(params["max_stale_days"])).with_rates(str(params["rates"]))
+    if params["spikes"] == "keep":
+        return prepared
+    cleaned = clean_spikes(prepared.raw("apy"), str(params["spikes"]))
+    changed = int(np.count_nonzero(cleaned.changed))
+    if params["spikes"] == "mask":
+        return prepared.with_cleaned_apy(cleaned.values, masked=changed)
+    return prepared.with_cleaned_apy(cleaned.values, winsorized=changed)
+
+
+def build(prepared: Panel, params: Mapping[str, Value]) -> Market:
+    """The market of a prepared panel under the market parameters of `BUILDING`."""
+    return Market.from_panel(prepared, accrual=str(params["accrual"]))
+
+
+class Markets:
+    """The markets of one panel, each made when it is asked for; those of one prepared panel are kept until another is
+    asked for."""
+
+    __slots__ = ("_made", "_original", "_prepared")
+
+    def __init__(self, panel: Panel) -> None:
+        self._original = panel
+        self._prepared: tuple[tuple[Value, ...], Panel] | None = None
+        self._made: dict[tuple[Value, ...], Market] = {}
+
+    def panel(self, params: Mapping[str, Value]) -> Panel:
+        """The panel as these market parameters show it."""
+        key = tuple(params[name] for name in PREPARING)
+        if self._prepared is None or self._prepared[0] != key:
+            self._made.clear()
+            self._prepared = key, prepare(self._original, params)
+        return self._prepared[1]
+
+    def market(self, params: Mapping[str, Value]) -> Market:
+        """The market under these parameters. Raises DataError when the data cannot be one."""
+        panel = self.panel(params)
+        key = tuple(params[name] for name in BUILDING)
+        if key not in self._made:
+            self._made[key] = build(panel, params)
+        return self._made[key]
+
+
 def check_value(name: str, value: Value) -> None:
     """Raise UsageError unless `value` is one that market parameter `name` takes."""
     check_known("market parameter", [name], list(DEFAULTS))
-    if name == "accrual":
-        check_known("accrual", [str(value)], ACCRUALS)
+    if name in _WORDS:
+        check_known(name, [str(value)], _WORDS[name])
+    elif name == "delisted_loss":
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
+            raise UsageError(f"delisted_loss must be a fraction from 0 to 1, not {value!r}")
     elif isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise UsageError(f"max_stale_days must be a whole number >= 0, not {value!r}")
+        raise UsageError(f"{name} must be a whole number >= 0, not {value!r}")
+
+
+_WORDS = {"accrual": ACCRUALS, "rates": RATES, "spikes": SPIKES, "delisted": DELISTED}
+
+
+def check_together(params: Mapping[str, Value]) -> None:
+    """Raise UsageError when market parameters, each right by itself, contradict each other."""
+    stale, dead = _whole(params["max_stale_days"]), _whole(params["dead_after_days"])
+    if params["delisted"] != "hold" and dead < stale:
+        raise UsageError(
+            f"dead_after_days must be at least max_stale_days, not {dead} with {stale}: what is believed is not dead"
+        )
+
+
+def _whole(value: Value) -> int:
+    assert isinstance(value, int)
+    return value
 
 
 def _next_true(flags: NDArray[np.bool_]) -> NDArray[np.int32]:

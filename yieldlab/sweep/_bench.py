@@ -6,6 +6,7 @@ Which trials are asked for together, and on how many threads, changes no bit of 
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,10 +20,9 @@ from yieldlab import simulate
 from yieldlab._jit import thread_limit
 from yieldlab.backtest import no_measures, path
 from yieldlab.errors import DataError, MemoryLimitError, StrategyError
-from yieldlab.market import Market
+from yieldlab.market import BUILDING, PREPARING, Market, Markets
 from yieldlab.panel import Panel
 from yieldlab.simulate import Ledger, Ranking
-from yieldlab.space import Value
 from yieldlab.sweep._plan import PLAN_BYTES, ROW_BYTES, Plan, Point, size_text
 
 T = TypeVar("T")
@@ -69,28 +69,21 @@ class Bench:
         self.t_start, self.t_end = panel.window(plan.conditions.start, plan.conditions.end)
         for name in dict.fromkeys(("apy", *plan.fields)):
             panel.raw(name)
-        self._aged = panel
-        self._markets: dict[Value, Market] = {}
+        self._markets = Markets(panel)
         self._signal: tuple[object, Ranking | str, str] = (None, "", "")
         self._known: dict[int, str] = {}
 
     def market(self, point: Point) -> Market:
         """The market of these trials. Raises DataError when the data cannot be one."""
-        stale, accrual = int(point.market["max_stale_days"] or 0), point.market["accrual"]
-        if self._aged.max_stale_days != stale:
-            self._aged = self.panel.with_max_stale_days(stale)
-            self._markets.clear()
-        if accrual not in self._markets:
-            self._markets[accrual] = Market.from_panel(self._aged, accrual=str(accrual))
-        return self._markets[accrual]
+        return self._markets.market(point.market)
 
     def ranking(self, point: Point) -> Ranking | str:
         """The ranked signal of these trials, or why the strategy gives none."""
         market = self.market(point)
-        key = (point.market["max_stale_days"], tuple(point.signal.values()))
+        key = (tuple(point.market[name] for name in PREPARING), tuple(point.signal.values()))
         if self._signal[0] != key:
             try:
-                signal = self.plan.strategy.signal(self._aged, point.signal)
+                signal = self.plan.strategy.signal(self._markets.panel(point.market), point.signal)
                 ranking: Ranking | str = simulate.rank(market, signal)
                 digest = _digest(signal)
             except (StrategyError, DataError) as error:
@@ -191,8 +184,8 @@ class Bench:
         included."""
         rows, pools = self.panel.shape
         fields = len({"apy", "tvl_usd", *self.plan.fields})
-        accruals = len(self.plan.grid.axes["accrual"])
-        cells = rows * pools * (8 * fields + _MARKET_BYTES * accruals + _SIGNAL_BYTES)
+        built = math.prod(len(self.plan.grid.axes[name]) for name in BUILDING)
+        cells = rows * pools * (8 * fields + _MARKET_BYTES * built + _SIGNAL_BYTES)
         group = min(len(self.plan.grid.axes["cost"]), chunk_trials)
         paths = self.threads * group * (self.t_end - self.t_start + 1) * 8
         return cells + paths + 3 * ROW_BYTES * chunk_trials + (PLAN_BYTES + ROW_BYTES) * len(self.plan)

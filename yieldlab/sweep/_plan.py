@@ -7,6 +7,7 @@ cost together. A plan is row numbers of a grid; its table is made a slice at a t
 
 from __future__ import annotations
 
+import itertools
 import math
 import string
 from collections.abc import Iterator, Mapping, Sequence
@@ -142,10 +143,9 @@ class Plan:
     def distinct(self) -> tuple[int, int]:
         """How many signals and how many markets the trials need."""
         number = self.rows // self._policies
-        accruals = len(self.grid.axes["accrual"])
-        signals = number // accruals
-        stale = self.rows // self._stride("max_stale_days")
-        return int(np.unique(signals).size), int(np.unique(stale * accruals + number % accruals).size)
+        signals = number // self._builds
+        prepared = self.rows // self._stride(markets.PREPARING[-1])
+        return int(np.unique(signals).size), int(np.unique(prepared * self._builds + number % self._builds).size)
 
     def bounds(self, size: int, points: int) -> Ints:
         """(C + 1,) where chunks begin and end: at most `size` trials on at most `points` pairs of market and signal."""
@@ -158,8 +158,8 @@ class Plan:
         return np.array(bounds, dtype=np.int64)
 
     def number(self, trial: int) -> int:
-        """Which pair of staleness and signal a trial rests on: one number for each."""
-        return int(self.rows[trial]) // (self._policies * len(self.grid.axes["accrual"]))
+        """Which pair of prepared panel and signal a trial rests on: one number for each."""
+        return int(self.rows[trial]) // (self._policies * self._builds)
 
     def _texts(self, name: str, rows: Ints) -> list[str]:
         """The canonical text of a parameter in each of these rows, made from its own value."""
@@ -171,7 +171,12 @@ class Plan:
     @property
     def _policies(self) -> int:
         """Policies of one point in the full grid."""
-        return self._stride("accrual")
+        return self._stride(markets.BUILDING[-1])
+
+    @property
+    def _builds(self) -> int:
+        """Markets of one prepared panel in the full grid."""
+        return math.prod(len(self.grid.axes[name]) for name in markets.BUILDING)
 
     def _stride(self, name: str) -> int:
         names = list(self.grid.axes)
@@ -210,6 +215,8 @@ def plan(
         kind_of(strategy, name)
     _check_size(math.prod(max(1, len(values)) for values in axes.values()), sample, max_memory)
     typed = {name: tuple(checked(strategy, name, value) for value in values) for name, values in axes.items()}
+    for values in itertools.product(*(typed[name] for name in markets.DEFAULTS)):
+        markets.check_together(dict(zip(markets.DEFAULTS, values, strict=True)))
     if isinstance(strategy.warmup, str):
         for value in typed[strategy.warmup]:
             strategy.warmup_rows({strategy.warmup: value})
@@ -258,7 +265,7 @@ def _check_size(combinations: int, sample: int | None, max_memory: int | None) -
 
 def _in_order(strategy: Strategy, axes: Mapping[str, tuple[Value, ...]]) -> Grid:
     policy = [name for name in PARAMETERS if name in axes and name != "cost"]
-    order = ["max_stale_days", *strategy.signal_grid.axes, "accrual", *policy, "cost"]
+    order = [*markets.PREPARING, *strategy.signal_grid.axes, *markets.BUILDING, *policy, "cost"]
     for name in axes:
         kind_of(strategy, name)
     return Grid(**{name: axes[name] for name in order})
