@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -133,43 +133,6 @@ def list_pools(session: Session) -> Outcome:
         yield versions_line(overview, versions, synthetic)
 
     return Outcome({"pools": overview.to_dicts(), "tables": tables, "synthetic_pools": synthetic}, view)
-
-
-@command(groups.data, "data check", settings=("data",))
-def check(
-    session: Session,
-    threshold: Annotated[
-        list[str] | None,
-        typer.Option("--threshold", metavar="K=V", help="What to let pass, as max_gap_days=10; may be repeated."),
-    ] = None,
-) -> Outcome:
-    """Look for gaps, stale runs, spikes and dead pools.
-
-    Ends with exit code 3 when something exceeds a threshold; docs/configuration.md lists them.
-    """
-    from yieldlab.config import check_thresholds
-    from yieldlab.quality import Thresholds
-    from yieldlab.quality import check as examine
-    from yieldlab.space import parse_axis
-
-    limits: dict[str, Any] = dict(session.settings.check)
-    for text in threshold or ():
-        name, values = parse_axis(text)
-        if len(values) != 1:
-            raise UsageError(f"--threshold {text} gives {len(values)} values; a threshold is one")
-        limits[name] = values[0]
-    check_thresholds(limits)
-    store = session.store
-    metrics = store.metrics(columns=("pool_id", "valid_at", "apy_percent", "tvl_usd"))
-    report = examine(metrics, Thresholds(**limits))
-    synthetic = synthetic_pools(store)
-
-    def view() -> Iterator[RenderableType]:
-        from yieldlab.report.data import check_lines
-
-        yield from check_lines(report, len(synthetic))
-
-    return Outcome(report.as_dict() | {"synthetic_pools": synthetic}, view, exit_code=0 if report.sound else 3)
 
 
 @command(groups.data, "data compact", settings=("data",))

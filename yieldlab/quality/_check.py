@@ -1,62 +1,58 @@
-"""How sound is the data? Gaps, frozen feeds, spikes, missing money, late starts and dead pools, pool by pool.
+"""How sound is the data? Gaps, frozen feeds, spikes, contradictions, missing money, shifts and who is left, by pool.
 
 Nothing is changed here: checks count, and a breach says in one sentence what lies above which threshold.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+import os
+from dataclasses import asdict, dataclass
 from datetime import date
+from pathlib import Path
 
 import polars as pl
 
 from yieldlab.errors import DataError, UsageError
-from yieldlab.quality._robust import MAD_TO_SIGMA, SPIKE_DEVIATIONS, SPIKE_WINDOW
+from yieldlab.quality._flags import flags, with_parts, without_tvl
+from yieldlab.quality._revisions import revised_by
+from yieldlab.quality._thresholds import Thresholds
 
+KEY = ("pool_id", "valid_at")
 
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """What is still sound. Limits are per pool; None switches a limit off. Days are calendar days of UTC."""
+#: Columns that a check reads; those from `source` on are optional.
+COLUMNS = ("pool_id", "valid_at", "apy_percent", "tvl_usd", "apy_base_percent", "apy_reward_percent", "source")
 
-    #: Longest stretch of days without an observation between two observed ones.
-    max_gap_days: int | None = 30
-    #: Share of days without an observation between a pool's first and last.
-    max_missing_share: float | None = 0.25
-    #: Longest run of days, all observed, on which one yield other than zero is repeated to the last digit.
-    max_stale_days: int | None = 30
-    #: Share of daily observations that are spikes.
-    max_spike_share: float | None = 0.05
-    #: Share of rows whose TVL is missing or zero.
-    max_no_tvl_share: float | None = 0.10
-    #: Share of rows that are not the only one of their day.
-    max_duplicate_share: float | None = 0.10
-    #: Days between the first observation of all and a pool's first.
-    max_late_start_days: int | None = None
-    #: Share of all pools that are dead.
-    max_dead_share: float | None = None
-    #: A spike is this many robust deviations away from the median of the observations around it ...
-    spike_deviations: float = SPIKE_DEVIATIONS
-    #: ... and at least so many percentage points.
-    spike_percent: float = 1.0
-    #: A pool is dead when it was silent for more than so many days at the end of the data.
-    dead_after_days: int = 30
+#: Endings of a file of flags.
+SUFFIXES = (".parquet", ".pq")
 
-    def __post_init__(self) -> None:
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if value is not None and not value >= 0:
-                raise UsageError(f"the threshold {item.name} must be 0 or more, not {value}")
-            if value is not None and item.name.endswith("_share") and value > 1:
-                raise UsageError(f"the threshold {item.name} is a share between 0 and 1, not {value}")
+#: Flag -> the column that counts it per pool. Their sum is the number of flags.
+COUNTED = {
+    "gap": "gaps",
+    "repeated": "repeated_days",
+    "spike": "spikes",
+    "split": "split_rows",
+    "no_tvl": "no_tvl_rows",
+    "low_tvl": "low_tvl_rows",
+    "duplicate": "duplicate_rows",
+    "level_shift": "level_shifts",
+    "revised": "revised_rows",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`pools`: one row per pool. `totals`: over all. `breaches`: pool_id (null = all), check, value, limit, message."""
+    """What a check found.
+
+    `pools`: one row per pool. `years`: pools seen, appeared, left and still alive at the end, by year. `totals`: over
+    all. `breaches`: pool_id (null = all), check, value, limit, message. `flags`: one row per row of data that looks
+    wrong to a check (pool_id, valid_at, check, value, limit).
+    """
 
     pools: pl.DataFrame
+    years: pl.DataFrame
     totals: dict[str, int | float | str]
     breaches: pl.DataFrame
+    flags: pl.DataFrame
     thresholds: Thresholds
 
     @property
@@ -64,11 +60,24 @@ class Report:
         """Whether no threshold is exceeded."""
         return self.breaches.is_empty()
 
+    def write_flags(self, path: Path) -> None:
+        """Write `flags` as Parquet, whole or not at all. Raises UsageError where the file cannot be written."""
+        if path.suffix.lower() not in SUFFIXES:
+            raise UsageError(f"flags are written as Parquet, so name a file that ends with .parquet, not {str(path)!r}")
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            self.flags.write_parquet(unfinished)
+            unfinished.replace(path)
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            raise UsageError(f"the flags cannot be written to {path}: {error.strerror or error}") from error
+
     def as_dict(self) -> dict[str, object]:
-        """All of it in plain values; days as ISO texts."""
+        """All of it but the single flags in plain values; days as ISO texts."""
         return {
             "sound": self.sound,
             "totals": self.totals,
+            "years": self.years.to_dicts(),
             "pools": self.pools.with_columns(pl.col(pl.Date).dt.to_string("%Y-%m-%d")).to_dicts(),
             "breaches": self.breaches.to_dicts(),
             "thresholds": asdict(self.thresholds),
@@ -76,126 +85,176 @@ class Report:
 
 
 #: Per-pool limit -> the column it holds for, and what to say of a pool above it.
-_LIMITS = {
+LIMITS = {
     "max_gap_days": ("longest_gap_days", "was not observed for {value:.0f} days in a row"),
     "max_missing_share": ("missing_share", "was not observed on {value:.1%} of the days of its life"),
     "max_stale_days": ("longest_stale_days", "repeated one yield for {value:.0f} days"),
     "max_spike_share": ("spike_share", "has spikes on {value:.1%} of its days"),
+    "max_split_share": ("split_share", "has an APY that is not base + reward in {value:.1%} of its rows"),
     "max_no_tvl_share": ("no_tvl_share", "has no TVL or zero in {value:.1%} of its rows"),
+    "max_low_tvl_share": ("low_tvl_share", "has a TVL below the floor in {value:.1%} of its rows"),
     "max_duplicate_share": ("duplicate_share", "has {value:.1%} of its rows on days that have another one"),
+    "max_level_shifts": ("level_shifts", "has lasting shifts to another order of magnitude, {value:.0f} in number"),
+    "max_revised_share": ("revised_share", "was changed after the fact in {value:.1%} of its rows"),
     "max_late_start_days": ("late_start_days", "starts {value:.0f} days after the first pool"),
 }
 
 
 def check(metrics: pl.DataFrame, thresholds: Thresholds | None = None, *, last_day: date | None = None) -> Report:
-    """Hold latest revisions (`Store.metrics()`: pool_id, valid_at, apy_percent, tvl_usd) to thresholds.
+    """Hold observations to thresholds: all revisions (`Store.history()`) or only the latest (`Store.metrics()`).
 
+    pool_id, valid_at, apy_percent and tvl_usd are needed. Revisions are counted where `observed_at` tells them apart,
+    contradictions where there are apy_base_percent or apy_reward_percent; `source` tells polls of the live feed.
     `last_day` is the day on which the data should end (default: the last day in it), for telling dead pools.
     """
     thresholds = thresholds or Thresholds()
     if metrics.is_empty():
         raise DataError("there are no rows to check")
-    rows = metrics.select(
-        "pool_id", "valid_at", pl.col("valid_at").dt.date().alias("day"), "apy_percent", "tvl_usd"
-    ).sort("pool_id", "valid_at")
-    daily = rows.group_by("pool_id", "day", maintain_order=True).agg(pl.col("apy_percent").drop_nulls().last())
-    pools = (
-        _per_row(rows)
-        .join(_gaps(daily), on="pool_id", how="left")
-        .join(_stale(daily), on="pool_id", how="left")
-        .join(_spikes(daily, thresholds), on="pool_id", how="left")
-        .sort("pool_id")
-    )
+    rows = _latest(metrics)
+    daily = _daily(rows)
+    flagged = flags(rows, daily, thresholds)
+    pools = _pools(rows, daily, flagged)
     end = last_day or rows["day"].max()
     silent = (pl.lit(end) - pl.col("last")).dt.total_days()
     pools = pools.with_columns(
         (pl.col("first") - pl.col("first").min()).dt.total_days().alias("late_start_days"),
         silent.alias("silent_days"),
         (silent > thresholds.dead_after_days).alias("dead"),
+    ).sort("pool_id")
+    years = _years(daily, pools)
+    return Report(pools, years, _totals(pools, flagged), _breaches(pools, years, thresholds), flagged, thresholds)
+
+
+def _latest(metrics: pl.DataFrame) -> pl.DataFrame:
+    """Sorted latest revisions with `day`, `revised_by`, and null for what is NaN or not there."""
+    clocks = [name for name in ("observed_at", "ingested_at") if name in metrics.columns]
+    present = [name for name in COLUMNS if name in metrics.columns]
+    types = {"source": pl.String}
+    absent = [pl.lit(None, types.get(name, pl.Float64)).alias(name) for name in COLUMNS if name not in present]
+    frame = metrics.select(*dict.fromkeys((*present, *clocks)), *absent).with_columns(
+        pl.col("apy_percent", "tvl_usd", "apy_base_percent", "apy_reward_percent").cast(pl.Float64).fill_nan(None)
     )
-    return Report(pools, _totals(pools), _breaches(pools, thresholds), thresholds)
+    if "ingested_at" not in clocks:
+        frame = frame.with_columns(pl.lit(None, frame.schema["valid_at"]).alias("ingested_at"))
+    frame = frame.sort(*KEY, *clocks, maintain_order=True)
+    if "observed_at" in clocks:
+        frame = revised_by(frame)
+    else:
+        frame = frame.with_columns(pl.lit(None, pl.Float64).alias("revised_by"))
+    return frame.with_columns(pl.col("valid_at").dt.date().alias("day"))
 
 
-def _per_row(rows: pl.DataFrame) -> pl.DataFrame:
-    no_tvl = pl.col("tvl_usd").is_null() | pl.col("tvl_usd").is_nan() | (pl.col("tvl_usd") == 0.0)
-    on_day = pl.len().over("pool_id", "day")
+def _daily(rows: pl.DataFrame) -> pl.DataFrame:
+    """Per pool and day the last APY that is there and its instant, `unseen` days before it, `run` of days repeated.
+
+    A pool without yield honestly says zero every day, so zeros make no run; a day not observed repeats nothing.
+    """
+    observed = pl.col("apy_percent").is_not_null()
+    daily = rows.group_by("pool_id", "day", maintain_order=True).agg(
+        pl.col("apy_percent").drop_nulls().last(),
+        pl.coalesce(pl.col("valid_at").filter(observed).last(), pl.col("valid_at").last()).alias("valid_at"),
+    )
+    unseen = (pl.col("day").diff().dt.total_days() - 1).over("pool_id").fill_null(0)
+    # The same number as long as each row is the day after the one above it.
+    stretch = pl.col("day").to_physical() - pl.int_range(pl.len())
+    run = pl.int_range(1, pl.len() + 1).over("same")
+    repeats = pl.col("apy_percent").is_not_null() & (pl.col("apy_percent") != 0.0)
     return (
-        rows.with_columns((on_day > 1).alias("shared"))
-        .group_by("pool_id", maintain_order=True)
-        .agg(
-            pl.col("day").min().alias("first"),
-            pl.col("day").max().alias("last"),
-            pl.len().cast(pl.Int64).alias("rows"),
-            pl.col("day").n_unique().cast(pl.Int64).alias("days"),
-            pl.col("day").filter("shared").n_unique().cast(pl.Int64).alias("duplicate_days"),
-            pl.col("shared").mean().alias("duplicate_share"),
-            no_tvl.sum().cast(pl.Int64).alias("no_tvl_rows"),
-            no_tvl.mean().alias("no_tvl_share"),
-        )
+        daily.with_columns(unseen.alias("unseen"), stretch.alias("stretch"))
+        .with_columns(pl.struct("pool_id", "stretch", "apy_percent").rle_id().alias("same"))
+        .with_columns(pl.when(repeats).then(run).otherwise(0).alias("run"))
+        .drop("stretch", "same")
     )
 
 
-def _gaps(daily: pl.DataFrame) -> pl.DataFrame:
-    unseen = (pl.col("day").diff().dt.total_days() - 1).fill_null(0)
+def _pools(rows: pl.DataFrame, daily: pl.DataFrame, flagged: pl.DataFrame) -> pl.DataFrame:
+    """One row per pool: its life, how often it was flagged, and the shares and lengths that limits hold for."""
+    of_rows = rows.group_by("pool_id", maintain_order=True).agg(
+        pl.col("day").min().alias("first"),
+        pl.col("day").max().alias("last"),
+        pl.len().cast(pl.Int64).alias("rows"),
+        pl.col("day").n_unique().cast(pl.Int64).alias("days"),
+        with_parts().sum().cast(pl.Int64).alias("rows_with_parts"),
+        without_tvl().mean().alias("no_tvl_share"),
+    )
     life = (pl.col("day").max() - pl.col("day").min()).dt.total_days() + 1
-    return daily.group_by("pool_id", maintain_order=True).agg(
-        (unseen > 0).sum().cast(pl.Int64).alias("gaps"),
-        unseen.max().alias("longest_gap_days"),
-        unseen.sum().alias("missing_days"),
-        (unseen.sum() / life).alias("missing_share"),
-    )
-
-
-def _stale(daily: pl.DataFrame) -> pl.DataFrame:
-    """A pool without yield honestly says zero every day, so zeros make no run; a day not observed repeats nothing."""
-    runs = (
-        daily.with_columns(
-            pl.col("apy_percent").rle_id().alias("run"),
-            # The same number as long as each row is the day after the one above it.
-            (pl.col("day").to_physical() - pl.int_range(pl.len())).alias("stretch"),
-        )
-        .group_by("pool_id", "run", "stretch", maintain_order=True)
-        .agg(pl.col("apy_percent").first(), pl.len().cast(pl.Int64).alias("length"))
-    )
-    counted = pl.when(pl.col("apy_percent").is_not_null() & (pl.col("apy_percent") != 0.0)).then("length").otherwise(0)
-    return runs.group_by("pool_id", maintain_order=True).agg(counted.max().alias("longest_stale_days"))
-
-
-def _spikes(daily: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame:
-    """Distance from the median around a day, against the median of all those distances of the pool."""
-    around = pl.col("apy_percent").rolling_median(SPIKE_WINDOW, min_samples=1, center=True).over("pool_id")
-    away = (
-        daily.drop_nulls("apy_percent")
-        .with_columns((pl.col("apy_percent") - around).abs().alias("away"))
-        .with_columns((pl.col("away").median().over("pool_id") * MAD_TO_SIGMA).alias("deviation"))
-    )
-    spike = (pl.col("away") > pl.col("deviation") * thresholds.spike_deviations) & (
-        pl.col("away") >= thresholds.spike_percent
-    )
-    return away.group_by("pool_id", maintain_order=True).agg(
-        spike.sum().cast(pl.Int64).alias("spikes"),
-        spike.mean().alias("spike_share"),
+    of_days = daily.group_by("pool_id", maintain_order=True).agg(
+        pl.col("unseen").max().alias("longest_gap_days"),
+        pl.col("unseen").sum().alias("missing_days"),
+        (pl.col("unseen").sum() / life).alias("missing_share"),
+        pl.col("run").max().cast(pl.Int64).alias("longest_stale_days"),
+        pl.col("apy_percent").count().cast(pl.Int64).alias("observed_days"),
         pl.col("apy_percent").max().alias("highest_apy_percent"),
     )
+    counts = flagged.group_by("pool_id").agg(
+        *((pl.col("check") == name).sum().cast(pl.Int64).alias(column) for name, column in COUNTED.items()),
+        pl.col("valid_at")
+        .filter(pl.col("check") == "duplicate")
+        .dt.date()
+        .n_unique()
+        .cast(pl.Int64)
+        .alias("duplicate_days"),
+    )
+    counted = [*COUNTED.values(), "duplicate_days"]
+    return (
+        of_rows.join(of_days, on="pool_id", how="left")
+        .join(counts, on="pool_id", how="left")
+        .with_columns(pl.col(counted).fill_null(0))
+        .with_columns(
+            _share("spikes", "observed_days").alias("spike_share"),
+            _share("split_rows", "rows_with_parts").alias("split_share"),
+            _share("low_tvl_rows", "rows").alias("low_tvl_share"),
+            _share("duplicate_rows", "rows").alias("duplicate_share"),
+            _share("revised_rows", "rows").alias("revised_share"),
+        )
+    )
 
 
-def _totals(pools: pl.DataFrame) -> dict[str, int | float | str]:
+def _share(part: str, whole: str) -> pl.Expr:
+    """Null where there is no whole to have a share of."""
+    return pl.when(pl.col(whole) > 0).then(pl.col(part) / pl.col(whole))
+
+
+def _years(daily: pl.DataFrame, pools: pl.DataFrame) -> pl.DataFrame:
+    """Who was there, year by year, and who of them is alive at the end: survivorship."""
+    seen = (
+        daily.select("pool_id", pl.col("day").dt.year().cast(pl.Int64).alias("year"))
+        .unique()
+        .join(pools.select("pool_id", "first", "last", "dead"), on="pool_id")
+    )
+    alive = int((~pools["dead"]).sum())
+    year = pl.col("year")
+    return (
+        seen.group_by("year")
+        .agg(
+            pl.len().cast(pl.Int64).alias("pools"),
+            (pl.col("first").dt.year() == year).sum().cast(pl.Int64).alias("appeared"),
+            ((pl.col("last").dt.year() == year) & pl.col("dead")).sum().cast(pl.Int64).alias("left"),
+            (~pl.col("dead")).sum().cast(pl.Int64).alias("survivors"),
+        )
+        .with_columns(
+            (pl.col("survivors") / pl.col("pools")).alias("survivor_share"),
+            (pl.col("survivors") / pl.lit(alive) if alive else pl.lit(None, pl.Float64)).alias("share_of_today"),
+        )
+        .sort("year")
+    )
+
+
+def _totals(pools: pl.DataFrame, flagged: pl.DataFrame) -> dict[str, int | float | str]:
     life = (pools["last"] - pools["first"]).dt.total_days() + 1
     return {
         "pools": pools.height,
         "rows": int(pools["rows"].sum()),
         "first": str(pools["first"].min()),
         "last": str(pools["last"].max()),
-        "gaps": int(pools["gaps"].sum()),
         "missing_days": int(pools["missing_days"].sum()),
         "missing_share": int(pools["missing_days"].sum()) / int(life.sum()),
         "longest_gap_days": _highest(pools["longest_gap_days"]),
         "longest_stale_days": _highest(pools["longest_stale_days"]),
-        "spikes": int(pools["spikes"].sum()),
-        "no_tvl_rows": int(pools["no_tvl_rows"].sum()),
-        "duplicate_days": int(pools["duplicate_days"].sum()),
+        **{column: int(pools[column].sum()) for column in (*COUNTED.values(), "duplicate_days")},
         "late_pools": int((pools["late_start_days"] > 0).sum()),
         "dead_pools": int(pools["dead"].sum()),
+        "flags": flagged.height,
     }
 
 
@@ -203,9 +262,9 @@ def _highest(days: pl.Series) -> int:
     return int(days.sort(descending=True, nulls_last=True)[0] or 0)
 
 
-def _breaches(pools: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame:
+def _breaches(pools: pl.DataFrame, years: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame:
     found: list[tuple[str | None, str, float, float, str]] = []
-    for name, (column, says) in _LIMITS.items():
+    for name, (column, says) in LIMITS.items():
         limit = getattr(thresholds, name)
         if limit is None:
             continue
@@ -218,6 +277,12 @@ def _breaches(pools: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame:
     if thresholds.max_dead_share is not None and dead > thresholds.max_dead_share:
         told = f"{dead:.1%} of the pools are dead; max_dead_share is {thresholds.max_dead_share}"
         found.append((None, "max_dead_share", dead, thresholds.max_dead_share, told))
+    if thresholds.max_survivor_share is not None:
+        limit = thresholds.max_survivor_share
+        # The last year's pools have hardly had the time to die.
+        for year, share in years[:-1].filter(pl.col("survivor_share") > limit).select("year", "survivor_share").rows():
+            told = f"{share:.1%} of the pools of {year} are still alive at the end; max_survivor_share is {limit}"
+            found.append((None, "max_survivor_share", share, limit, told))
     columns = {
         "pool_id": pl.String(),
         "check": pl.String(),

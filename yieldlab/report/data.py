@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
-from yieldlab.report.terminal import count, percent, size, table, words
+from yieldlab.report.terminal import count, size, table, words
 
 if TYPE_CHECKING:
     import polars as pl
 
     from yieldlab.ingest import Imported
-    from yieldlab.quality import Report
     from yieldlab.store import Compacted, TableState
 
 
@@ -66,44 +65,6 @@ def versions_line(
         for name, state in versions.items()
     ]
     return "; ".join(parts)
-
-
-def check_lines(report: Report, synthetic: int) -> Iterator[RenderableType]:
-    """One line per pool, then what exceeds a threshold, then the sum."""
-    rows = [
-        [
-            row["pool_id"],
-            str(row["first"]),
-            str(row["last"]),
-            f"{row['rows']:,}",
-            f"{row['gaps']:,}",
-            f"{row['longest_gap_days']:,} d",
-            percent(row["missing_share"], 1),
-            f"{row['longest_stale_days'] or 0:,} d",
-            f"{row['spikes'] or 0:,}",
-            f"{row['no_tvl_rows']:,}",
-            f"{row['duplicate_days']:,}",
-            "dead" if row["dead"] else "",
-        ]
-        for row in report.pools.iter_rows(named=True)
-    ]
-    names = ["pool", "first", "last", "rows", "gaps", "longest", "missing", "stale", "spikes", "no TVL", "dup.", ""]
-    yield table(names, rows)
-    if not report.sound:
-        yield words(["above its threshold"], [[message] for message in report.breaches["message"]])
-    totals = report.totals
-    parts = [
-        count(int(totals["pools"]), "pool"),
-        f"{totals['rows']:,} rows",
-        f"{totals['gaps']:,} gaps",
-        f"{totals['spikes']:,} spikes",
-        f"{totals['no_tvl_rows']:,} rows without TVL",
-        f"{totals['late_pools']:,} late starts",
-        f"{totals['dead_pools']:,} dead",
-    ]
-    verdict = "all within the thresholds" if report.sound else f"{report.breaches.height:,} above a threshold"
-    label = f"; {synthetic_note(synthetic, int(totals['pools']))}" if synthetic else ""
-    yield f"{', '.join(parts)}; {verdict}{label}"
 
 
 def compacted_lines(compacted: Compacted) -> Iterator[RenderableType]:
