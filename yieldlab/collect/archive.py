@@ -125,7 +125,7 @@ class Archive:
             raise DataError(f"the raw answer {path} is not what its name says; remove it and fetch again")
         return body
 
-    def expire(self, store: Store, *, older_than: datetime) -> Expired:
+    def expire(self, store: Store, older_than: datetime) -> Expired:
         """Remove answers last received before `older_than`, except the newest of each kind and key of `fetches`.
 
         The newest chart of a pool holds its history and is kept however old it is. An answer that is being kept at
