@@ -129,6 +129,22 @@ def test_a_column_that_an_import_does_not_have_keeps_what_was_known(store: Store
     assert store.metrics()["tvl_usd"].to_list() == [None, 6.0, None]
 
 
+def test_rows_not_fetched_together_say_when_each_was(store: Store) -> None:
+    store.append(metrics(("a", 0, 1.0), ("b", 0, 1.0), ("c", 0, 1.0)), NO_ASSETS, now=FETCHED)
+    again = metrics(("a", 0, 2.0), ("b", 0, 2.0), ("c", 0, 1.0), ("d", 0, 1.0))
+    earlier = AGAIN - timedelta(seconds=9)
+    told = store.append(
+        again.with_columns(fetched_at=pl.Series([earlier, None, earlier, earlier])), NO_ASSETS, now=AGAIN
+    )
+    assert (told.new, told.revised, told.unchanged) == (1, 2, 1)
+    assert dict(store.metrics().select("pool_id", "observed_at").rows()) == {
+        "a": earlier,
+        "b": AGAIN,
+        "c": START,
+        "d": START,
+    }
+
+
 def test_nan_is_not_observed(store: Store) -> None:
     store.append(metrics(("a", 0, 1.0), tvl_usd=[float("nan")]), NO_ASSETS)
     assert store.metrics()["tvl_usd"].to_list() == [None]
@@ -300,7 +316,7 @@ def test_a_store_remembers_what_each_fetch_knew(
     known: dict[tuple[str, int], float] = {}
     told: list[tuple[datetime, datetime, dict[tuple[str, int], float]]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(yieldlab.store, "BATCH_ROWS", batch)
+        patch.setattr(yieldlab.store._compare, "BATCH_ROWS", batch)
         for number, rows in enumerate(fetches):
             last = {(pool, at): float(apy) for pool, at, apy in rows}
             now = FETCHED + timedelta(days=number)

@@ -18,14 +18,13 @@ import polars as pl
 from yieldlab import schema
 from yieldlab.errors import DataError, did_you_mean
 from yieldlab.panel import DEFAULT_MAX_STALE_DAYS, Panel, utc
+from yieldlab.store._compare import check_incoming, compared
 from yieldlab.store._locks import collector_at_work, collector_lock
-from yieldlab.store._revisions import CLOCKS, KEY, changes, described, latest_assets, latest_metrics
+from yieldlab.store._revisions import CLOCKS, METRICS, SERIES, Change, described, latest, latest_assets
 from yieldlab.store._tables import Table, TableState, WriteLock
 
 __all__ = ["Appended", "Compacted", "Store", "TableState", "collector_at_work", "collector_lock"]
 
-#: Rows that an append compares at a time.
-BATCH_ROWS = 1_000_000
 #: Rows, with all their revisions, that a part of `Store.parts` has about.
 PART_ROWS = 500_000
 
@@ -43,7 +42,7 @@ RECORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What one append did: rows of pools and instants never seen, other added rows, rows already known.
+    """What one append did: rows of pools (or series) and instants never seen, other added rows, rows already known.
 
     `kept` of the rows added copy a value of an older row, because a measured column did not come in.
     """
@@ -122,20 +121,21 @@ class Store:
 
         `metrics` has columns of `schema.YIELD_METRICS` without `ingested_at`; pool_id, valid_at and apy_percent are
         needed. A null or absent `observed_at` means: known at `valid_at` (assumed) when the row is new, at `now` (the
-        time of fetching; default: the clock) when it changes a known one. A row that gives its `observed_at` is added
-        unless the store has it with that very instant. A measured column that is absent altogether keeps what was
-        known, and so does a description that is absent or null.
+        time of fetching; default: the clock) when it changes a known one; rows that were not fetched together say when
+        each was in a column `fetched_at`. A row that gives its `observed_at` is added unless the store has it with that
+        very instant. A measured column that is absent altogether keeps what was known, and so does a description that
+        is absent or null.
 
         Raises DataError when a needed column or value is missing, when a row is observed before the instant it
         describes, or when the tables cannot be read or written; then nothing was added.
         """
-        _check_incoming(metrics)
+        check_incoming(metrics, METRICS, ("apy_percent",))
         if metrics.is_empty() and not self.exists:
             raise DataError("there are no rows to store")
         now = datetime.now(UTC) if now is None else utc(now)
         with self.writing():
             # The descriptions of an append are a tick older than its rows, so that no cutoff cuts between them twice.
-            ingested_at = max(now, self.cutoff() + _TICK) if self.exists or self._assets.exists else now
+            ingested_at = self.stamp(now)
             known_assets = self._all_assets()
             known_pools = known_assets["pool_id"].unique()
             listed = pl.concat([assets.select("pool_id"), metrics.select("pool_id").unique()]).unique()
@@ -146,22 +146,38 @@ class Store:
                 now=now,
                 ingested_at=ingested_at,
             )
-            parts = [
-                changes(self._known(part), part, now=now, ingested_at=ingested_at + _TICK) for part in _batches(metrics)
-            ]
-            rows = pl.concat([part.rows for part in parts])
+            change = compared(self._metrics, metrics, METRICS, now=now, ingested_at=ingested_at + _TICK)
             if told.height:
                 self._assets.append(told)
-            if rows.height:
-                self._metrics.append(rows)
-            return Appended(
-                new=sum(part.new for part in parts),
-                revised=sum(part.revised for part in parts),
-                unchanged=sum(part.unchanged for part in parts),
-                pools_new=told.filter(~pl.col("pool_id").is_in(known_pools.implode())).height,
-                version=self._metrics.state().version,
-                kept=sum(part.kept for part in parts),
-            )
+            if change.rows.height:
+                self._metrics.append(change.rows)
+            pools_new = told.filter(~pl.col("pool_id").is_in(known_pools.implode())).height
+            return _appended(change, pools_new, self._metrics)
+
+    def append_series(self, rows: pl.DataFrame, *, now: datetime | None = None) -> Appended:
+        """Add what is new or changed of series beside the pools, in one commit; the rules are those of `append`.
+
+        `rows` has columns of `schema.SERIES` without `ingested_at`; name, valid_at and value are needed. `pools_new`
+        of the answer counts names never seen. Raises DataError as `append` does; then nothing was added.
+        """
+        check_incoming(rows, SERIES, ("value",))
+        if rows.is_empty() and not self._series.exists:
+            raise DataError("there are no rows to store")
+        now = datetime.now(UTC) if now is None else utc(now)
+        with self.writing():
+            known = self.series_names()
+            change = compared(self._series, rows, SERIES, now=now, ingested_at=self.stamp(now))
+            if change.rows.height:
+                self._series.append(change.rows)
+            return _appended(change, len(set(change.rows["name"]) - set(known)), self._series)
+
+    def stamp(self, now: datetime | None = None) -> datetime:
+        """The `ingested_at` of what is written at `now` (default: the clock): later than all that is stored, also
+        where the clock runs behind, so that no row slips under a cutoff that was read before. Ask inside `writing()`.
+        """
+        now = datetime.now(UTC) if now is None else utc(now)
+        latest_stored = self._last_ingested()
+        return now if latest_stored is None else max(now, latest_stored + _TICK)
 
     def compact(self) -> Compacted:
         """Merge small files; every row and revision stays, and versions of the last week stay readable."""
@@ -195,7 +211,8 @@ class Store:
         Raises DataError when there is nothing to read, or a column that is not in the table.
         """
         wanted = tuple(columns) if columns is not None else tuple(schema.YIELD_METRICS.names())
-        return latest_metrics(self.history(as_of=as_of, ingested_by=ingested_by, columns=wanted)).select(wanted)
+        rows = self.history(as_of=as_of, ingested_by=ingested_by, columns=wanted)
+        return latest(rows, METRICS.key).select(wanted)
 
     def history(
         self,
@@ -216,7 +233,7 @@ class Store:
                 raise DataError(
                     f"the table yield_metrics has no column {name!r}{did_you_mean(name, schema.YIELD_METRICS)}"
                 )
-        query = self._metrics.scan().select(list(dict.fromkeys((*KEY, *CLOCKS, *wanted))))
+        query = self._metrics.scan().select(list(dict.fromkeys((*METRICS.key, *CLOCKS, *wanted))))
         if since is not None:
             query = query.filter(pl.col("valid_at") >= utc(since))
         if as_of is not None:
@@ -233,7 +250,7 @@ class Store:
         part = (sizes["count"].cum_sum() - sizes["count"]) // PART_ROWS
         for _, pools in sizes.with_columns(part.alias("part")).group_by("part", maintain_order=True):
             chosen = pl.col("pool_id").is_between(pl.lit(pools["pool_id"].min()), pl.lit(pools["pool_id"].max()))
-            yield latest_metrics(self._metrics.collect(query.filter(chosen)))
+            yield latest(self._metrics.collect(query.filter(chosen)), METRICS.key)
 
     def panel(
         self,
@@ -257,7 +274,7 @@ class Store:
         return Panel.from_long(
             # No name holds these rows, so that they can go as soon as the panel has turned them into numbers. The
             # descriptions are read after them: an append writes those first, so that no row is without its own.
-            self.history(as_of=as_of, ingested_by=ingested_by, columns=(*KEY, *columns, *rewards, "source")),
+            self.history(as_of=as_of, ingested_by=ingested_by, columns=(*METRICS.key, *columns, *rewards, "source")),
             self.assets(as_of=as_of, ingested_by=ingested_by),
             fields=fields,
             end=end,
@@ -276,8 +293,13 @@ class Store:
             query = query.filter(pl.col("observed_at") <= utc(as_of))
         if ingested_by is not None:
             query = query.filter(pl.col("ingested_at") <= utc(ingested_by))
-        rows = self._series.collect(query).sort("name", "valid_at", *CLOCKS, maintain_order=True)
-        return rows.unique(["name", "valid_at"], keep="last", maintain_order=True)
+        return latest(self._series.collect(query), SERIES.key)
+
+    def series_names(self) -> list[str]:
+        """The names of the series beside the pools, sorted."""
+        if not self._series.exists:
+            return []
+        return self._series.collect(self._series.scan().select(pl.col("name").unique().sort()))["name"].to_list()
 
     def overview(self) -> pl.DataFrame:
         """Per pool: description, first and last instant, days with a row, instants (`rows`) and revisions of them."""
@@ -309,15 +331,9 @@ class Store:
 
     def cutoff(self) -> datetime:
         """The latest `ingested_at`: a read with `ingested_by` set to it gives the same rows for ever."""
-        latest: list[datetime | None] = [
-            table.collect(table.scan().select(pl.col("ingested_at").max()))["ingested_at"].item()
-            for table in (self._assets, self._metrics)
-            if table.exists
-        ]
-        found = [instant for instant in latest if instant is not None]
-        if not found:
+        if (found := self._last_ingested()) is None:
             raise self._no_data()
-        return max(found)
+        return found
 
     def sql(self, query: str) -> pl.DataFrame:
         """The answer of DuckDB to one SELECT over views of the tables; `assets`, `yield_metrics` and `series` show
@@ -353,35 +369,22 @@ class Store:
             return pl.DataFrame(schema=schema.ASSETS)
         return self._assets.collect(self._assets.scan())
 
-    def _known(self, metrics: pl.DataFrame) -> pl.DataFrame:
-        """The stored rows that could be revised by these."""
-        if not self._metrics.exists or metrics.is_empty():
-            return pl.DataFrame(schema=schema.YIELD_METRICS)
-        spans = [pl.col(name).is_between(pl.lit(metrics[name].min()), pl.lit(metrics[name].max())) for name in KEY]
-        pools = pl.col("pool_id").is_in(metrics["pool_id"].unique().implode())
-        return self._metrics.collect(self._metrics.scan().filter(*spans, pools))
+    def _last_ingested(self) -> datetime | None:
+        """The latest `ingested_at` of the tables that a panel is made from."""
+        found: list[datetime | None] = [
+            table.collect(table.scan().select(pl.col("ingested_at").max()))["ingested_at"].item()
+            for table in (self._assets, self._metrics, self._series, self._records["conventions"])
+            if table.exists
+        ]
+        return max((instant for instant in found if instant is not None), default=None)
 
 
-def _batches(metrics: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """The rows in parts of whole pools, so that comparing takes memory for a part and not for all."""
-    if metrics.height <= BATCH_ROWS:
-        yield metrics
-        return
-    sizes = metrics["pool_id"].value_counts(sort=False).sort("pool_id")
-    part = sizes["count"].cum_sum() // BATCH_ROWS
-    for _, pools in sizes.with_columns(part.alias("part")).group_by("part", maintain_order=True):
-        yield metrics.filter(pl.col("pool_id").is_in(pools["pool_id"].implode()))
-
-
-def _check_incoming(metrics: pl.DataFrame) -> None:
-    for name in ("pool_id", "valid_at", "apy_percent"):
-        if name not in metrics.columns:
-            raise DataError(f"rows to store need a column {name!r}; they have {', '.join(metrics.columns)}")
-    for name in KEY:
-        if metrics[name].null_count():
-            raise DataError(f"{metrics[name].null_count()} of the rows to store have no {name}")
-    if "observed_at" not in metrics.columns:
-        return
-    observed_at, valid_at = (metrics[name].cast(schema.UTC) for name in ("observed_at", "valid_at"))
-    if early := int((observed_at < valid_at).sum()):
-        raise DataError(f"{early} of the rows to store have an observed_at before their valid_at")
+def _appended(change: Change, names_new: int, table: Table) -> Appended:
+    return Appended(
+        new=change.new,
+        revised=change.revised,
+        unchanged=change.unchanged,
+        pools_new=names_new,
+        version=table.state().version,
+        kept=change.kept,
+    )

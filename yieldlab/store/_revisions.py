@@ -14,8 +14,20 @@ import polars as pl
 
 from yieldlab import schema
 
-KEY = ("pool_id", "valid_at")
 CLOCKS = ("observed_at", "ingested_at")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A table of revisions: its columns, what a row is about (a name and an instant), and what a row measures."""
+
+    columns: pl.Schema
+    key: tuple[str, str]
+    measured: tuple[str, ...]
+
+
+METRICS = Layout(schema.YIELD_METRICS, ("pool_id", "valid_at"), schema.MEASURED)
+SERIES = Layout(schema.SERIES, ("name", "valid_at"), ("value",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,43 +44,48 @@ class Change:
     kept: int
 
 
-def changes(known: pl.DataFrame, incoming: pl.DataFrame, *, now: datetime, ingested_at: datetime) -> Change:
-    """Compare `incoming` with `known` (both with columns of `schema.YIELD_METRICS`) and keep what adds something.
+def changes(
+    known: pl.DataFrame, incoming: pl.DataFrame, *, layout: Layout, now: datetime, ingested_at: datetime
+) -> Change:
+    """Compare `incoming` with `known` (both with columns of `layout`) and keep what adds something.
 
-    A row without `observed_at` takes its `valid_at` when the store has no row of that pool and instant (the assumption
-    about history) and `now` when it has; it is unchanged when the row known just before it (by `observed_at`, then
-    `ingested_at`) measures the same. A row with its own `observed_at` is unchanged only when the row known at exactly
-    that time measures the same: what confirms an older value must outlive a correction that comes in between later, so
-    that the order of imports does not matter. The first row of a pool and instant is new, any other a revision.
+    A row without `observed_at` takes its `valid_at` when the store has no row of that key (the assumption about
+    history) and its `fetched_at` (absent: `now`) when it has; it is unchanged when the row known just before it (by
+    `observed_at`, then `ingested_at`) measures the same. A row with its own `observed_at` is unchanged only when the
+    row known at exactly that time measures the same: what confirms an older value must outlive a correction that comes
+    in between later, so that the order of imports does not matter. The first row of a key is new, any other a revision.
 
     A measured column that `incoming` does not have says nothing: a row keeps what the store knows by its `observed_at`
-    at this import. Of two rows with the same pool, instant and `observed_at`, the later one counts.
+    at this import. Of two rows with the same key and `observed_at`, the later one counts.
     """
-    silent = [name for name in schema.MEASURED if name not in incoming.columns]
-    rows = _conformed(incoming).with_columns(pl.col("observed_at").is_not_null().alias("dated"))
-    known = _overlap(known, rows)
-    rows = _observed(rows, known, now).with_columns(pl.lit(ingested_at, schema.UTC).alias("ingested_at"))
-    names = schema.YIELD_METRICS.names()
+    key = layout.key
+    silent = [name for name in layout.measured if name not in incoming.columns]
+    rows = _conformed(incoming, layout).with_columns(
+        pl.col("observed_at").is_not_null().alias("dated"), _fetched(incoming, now).alias("fetched_at")
+    )
+    known = _overlap(known, rows, key)
+    rows = _observed(rows, known, key).with_columns(pl.lit(ingested_at, schema.UTC).alias("ingested_at"))
+    names = layout.columns.names()
     both = pl.concat(
         [
             known.select(*names, pl.lit(False).alias("dated"), pl.lit(False).alias("fresh")),
             rows.select(*names, "dated", pl.lit(True).alias("fresh")),
         ]
-    ).sort(*KEY, *CLOCKS, "fresh", maintain_order=True)
+    ).sort(*key, *CLOCKS, "fresh", maintain_order=True)
     del rows, known
-    repeated = _same_as_previous(both, (*KEY, "observed_at", "fresh")).shift(-1, fill_value=False) & both["fresh"]
+    repeated = _same_as_previous(both, (*key, "observed_at", "fresh")).shift(-1, fill_value=False) & both["fresh"]
     if repeated.any():
         both = both.filter(~repeated)
-    same_key = _same_as_previous(both, KEY)
+    same_key = _same_as_previous(both, key)
     fresh = both["fresh"]
     keeps = pl.repeat(False, both.height, eager=True)
     if silent:
         both, keeps = _keep_known(both, silent, same_key)
     comparable = same_key & (_same_as_previous(both, ("observed_at",)) | ~both["dated"])
-    unchanged = fresh & comparable & _same_as_previous(both, schema.MEASURED)
+    unchanged = fresh & comparable & _same_as_previous(both, layout.measured)
     added = fresh & ~unchanged
-    keys = np.flatnonzero(~same_key.to_numpy())
-    new = int(np.count_nonzero(np.logical_and.reduceat(fresh.to_numpy(), keys))) if keys.size else 0
+    first = np.flatnonzero(~same_key.to_numpy())
+    new = int(np.count_nonzero(np.logical_and.reduceat(fresh.to_numpy(), first))) if first.size else 0
     return Change(
         rows=both.filter(added).select(names),
         new=new,
@@ -103,10 +120,10 @@ def described(known: pl.DataFrame, incoming: pl.DataFrame, *, now: datetime, ing
     )
 
 
-def latest_metrics(frame: pl.DataFrame) -> pl.DataFrame:
-    """Per pool and `valid_at` the row observed last (ties: ingested last), sorted by pool and instant."""
-    ordered = frame.sort(*KEY, *CLOCKS, maintain_order=True)
-    superseded = _same_as_previous(ordered, KEY).shift(-1, fill_value=False)
+def latest(frame: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+    """Per key the row observed last (ties: ingested last), sorted by key."""
+    ordered = frame.sort(*key, *CLOCKS, maintain_order=True)
+    superseded = _same_as_previous(ordered, key).shift(-1, fill_value=False)
     return ordered.filter(~superseded) if superseded.any() else ordered
 
 
@@ -121,9 +138,9 @@ def latest_assets(frame: pl.DataFrame, as_of: datetime | None = None) -> pl.Data
     return ordered.unique("pool_id", keep="last", maintain_order=True)
 
 
-def _conformed(incoming: pl.DataFrame) -> pl.DataFrame:
-    """The columns and types of `yield_metrics`; NaN is not observed, so it is null here."""
-    return _with_columns_of(incoming, schema.YIELD_METRICS).with_columns(pl.col(*schema.MEASURED).fill_nan(None))
+def _conformed(incoming: pl.DataFrame, layout: Layout) -> pl.DataFrame:
+    """The columns and types of `layout`; NaN is not observed, so it is null here."""
+    return _with_columns_of(incoming, layout.columns).with_columns(pl.col(*layout.measured).fill_nan(None))
 
 
 def _with_columns_of(frame: pl.DataFrame, wanted: pl.Schema) -> pl.DataFrame:
@@ -133,24 +150,31 @@ def _with_columns_of(frame: pl.DataFrame, wanted: pl.Schema) -> pl.DataFrame:
     )
 
 
-def _overlap(known: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
-    """The known rows that share pool and instant with a row that comes in."""
-    return known.join(rows.select(KEY), on=list(KEY), how="semi") if known.height else known
+def _overlap(known: pl.DataFrame, rows: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+    """The known rows that share their key with a row that comes in."""
+    return known.join(rows.select(key), on=list(key), how="semi") if known.height else known
 
 
-def _observed(rows: pl.DataFrame, known: pl.DataFrame, now: datetime) -> pl.DataFrame:
+def _fetched(incoming: pl.DataFrame, now: datetime) -> pl.Expr | pl.Series:
+    """When each row was received: as it says, else `now`."""
+    if "fetched_at" not in incoming.columns:
+        return pl.lit(now, schema.UTC)
+    return incoming["fetched_at"].cast(schema.UTC).fill_null(now)
+
+
+def _observed(rows: pl.DataFrame, known: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
     if not rows["observed_at"].null_count():
         return rows
     if not known.height:
         return rows.with_columns(pl.col("observed_at").fill_null(pl.col("valid_at")))
     # A clock that ran ahead must not make a later correction look older than what it corrects.
-    latest = known.group_by(KEY).agg(pl.col("observed_at").max().alias("known_at"))
+    latest = known.group_by(key).agg(pl.col("observed_at").max().alias("known_at"))
     return (
-        rows.join(latest, on=list(KEY), how="left", maintain_order="left")
+        rows.join(latest, on=list(key), how="left", maintain_order="left")
         .with_columns(
             pl.coalesce(
                 "observed_at",
-                pl.when(pl.col("known_at").is_not_null()).then(pl.max_horizontal("known_at", pl.lit(now, schema.UTC))),
+                pl.when(pl.col("known_at").is_not_null()).then(pl.max_horizontal("known_at", "fetched_at")),
                 "valid_at",
             ).alias("observed_at")
         )
