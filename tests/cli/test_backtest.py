@@ -24,7 +24,7 @@ def test_strategies_stand_side_by_side_with_the_data_line_under_them(yieldlab, l
     for word in ("highest_apy", "tvl_weighted", "steady_carry", "Sharpe", "autocorr.", "turnover", "final USD"):
         assert word in told.out
     assert "12 pools, SYNTHETIC" in told.out
-    assert "carry only, no price moves (5 of 12 pools not in USD)" in told.out
+    assert "carry only, no price moves (5 of 12 pools not in USD)" in " ".join(told.out.split())
     [run] = runs_in(lab)
     assert {"manifest.json", "trials.parquet", "equity.parquet", "trades.parquet", "backtest_results.csv"} <= {
         path.name for path in run.iterdir()
@@ -43,6 +43,7 @@ def test_the_document_holds_trials_with_every_measure(yieldlab, lab: Path) -> No
     assert (trial["params"]["top_n"], trial["params"]["lookback"], trial["params"]["warmup"]) == (2, 7, 7)
     assert tuple(trial["measures"]) == MEASURES
     assert document["data"]["panel"]["sources"] == ["synthetic"]
+    assert list(document["data"]["prepared"]) == ["max_stale_days=3, rates=effective, spikes=keep"]
 
 
 def test_undefined_measures_are_null_and_not_nan(yieldlab, lab: Path) -> None:
@@ -233,3 +234,33 @@ def test_a_trial_that_cannot_afford_its_trades_is_not_a_quiet_one(yieldlab, lab:
     result = yieldlab("backtest", "highest_apy", "--gas-usd", "1000000000")
     assert result.code == 0
     assert "could not afford" in result.err
+
+
+def test_what_cleaning_changed_is_counted_under_the_result(yieldlab, lab: Path) -> None:
+    told = yieldlab("backtest", "highest_apy", *RECENT, "--set", "spikes=mask", "--json")
+    (name, health), *others = json.loads(told.out)["data"]["prepared"].items()
+    assert name == "max_stale_days=3, rates=effective, spikes=mask"
+    assert others == []
+    assert health["masked"] > 0
+    assert f"{health['masked']:,} spikes masked" in yieldlab(
+        "backtest", "highest_apy", *RECENT, "--set", "spikes=mask"
+    ).out.replace("\n", " ")
+
+
+def test_a_sweep_over_cleaning_rules_counts_under_each(yieldlab, lab: Path) -> None:
+    told = yieldlab(
+        "sweep",
+        "run",
+        "highest_apy",
+        "--grid",
+        "spikes=keep,winsorize",
+        "--grid",
+        "top_n=1,2",
+        "--start",
+        "2025-11-12",
+        "--json",
+    )
+    assert told.code == 0, told.err
+    prepared = json.loads(told.out)["data"]["prepared"]
+    assert [health["winsorized"] > 0 for health in prepared.values()] == [False, True]
+    assert all(trial["params"]["spikes"] in ("keep", "winsorize") for trial in json.loads(told.out)["data"]["trials"])

@@ -68,12 +68,13 @@ def backtest(
     config = folder.manifest.config
 
     def view() -> Iterator[RenderableType]:
-        from yieldlab.report.results import conditions_line, data_line
+        from yieldlab.report.results import conditions_line, data_lines
         from yieldlab.report.terminal import note
 
         yield conditions_line(config, panel.health.as_dict())
         yield from comparison(result)
-        yield note(data_line(panel.health.as_dict()))
+        for line in data_lines(folder.manifest.prepared):
+            yield note(line)
         yield f"Run {folder.id}: {folder.path}"
 
     return Outcome(
@@ -83,6 +84,7 @@ def backtest(
             "end": config["end"],
             "capital": config["capital"],
             "panel": panel.health.as_dict(),
+            "prepared": folder.manifest.prepared,
             "path": folder.path,
         },
         view,
@@ -128,6 +130,7 @@ def run_and_keep(
         trials=len(entries),
         cutoff=cutoff,
         argv=session.words,
+        markets=[each.params.market for each in entries],
     )
     folder = runs.RunFolder.create(runs_folder(session.settings), manifest, out=out)
     with folder.lock():

@@ -266,11 +266,12 @@ def leaders(
         "capital": manifest.config["capital"],
         "failed": manifest.failed,
         "panel": manifest.panel_health,
+        "prepared": manifest.prepared,
         "path": folder.path,
     } | dict(extra or {})
 
     def view() -> Iterator[RenderableType]:
-        from yieldlab.report.results import conditions_line, data_line, leaderboard, luck_line, shared_line
+        from yieldlab.report.results import conditions_line, data_lines, leaderboard, luck_line, shared_line
         from yieldlab.report.terminal import note
 
         distinct = ranked.group_by(MEASURES, maintain_order=True).agg(pl.first(*names), pl.len().alias(_EQUAL))
@@ -280,7 +281,8 @@ def leaders(
         yield leaderboard(varied, params, rows, [row[_EQUAL] for row in rows], by)
         yield from filter(None, [shared_line(varied, params)])
         yield note(luck_line(manifest.trials, rows[0]["autocorrelation"]))
-        yield note(data_line(manifest.panel_health))
+        for line in data_lines(manifest.prepared):
+            yield note(line)
         yield f"Run {folder.id} ({status}): {folder.path}"
 
     warnings = [] if status in ("complete", "partial") else [f"the run is {status}; only finished trials are ranked"]
@@ -298,13 +300,15 @@ def _interrupted(last: sweeps.Interrupted, again: str) -> Outcome:
 
 
 def _estimated(session: Session, planned: sweeps.Plan, panel: Panel) -> Outcome:
+    from yieldlab.runs import prepared_health
     from yieldlab.sweep import estimate
 
     settings = session.settings
     told = estimate(planned, panel, threads=settings.jobs, max_memory=settings.max_memory)
+    prepared = prepared_health(panel, planned.markets)
 
     def view() -> Iterator[RenderableType]:
-        from yieldlab.report.results import data_line
+        from yieldlab.report.results import data_lines
         from yieldlab.report.terminal import count, note, number, size
 
         yield (
@@ -313,10 +317,11 @@ def _estimated(session: Session, planned: sweeps.Plan, panel: Panel) -> Outcome:
         )
         limit = size(settings.max_memory)
         yield f"about {number(told.seconds, 1)} s and {size(told.peak_bytes)} of memory (limit {limit})"
-        yield note(data_line(panel.health.as_dict()))
+        for line in data_lines(prepared):
+            yield note(line)
         yield "Nothing was run."
 
-    return Outcome(asdict(told) | {"dry_run": True, "panel": panel.health.as_dict()}, view)
+    return Outcome(asdict(told) | {"dry_run": True, "panel": panel.health.as_dict(), "prepared": prepared}, view)
 
 
 def _audit(session: Session, planned: sweeps.Plan, panel: Panel) -> dict[str, int]:

@@ -79,6 +79,12 @@ def conditions_line(config: Mapping[str, Any], health: Mapping[str, Any]) -> str
     return f"Simulated from {start} to {end}, {usd(config['capital'], 0)} USD at the start"
 
 
+def data_lines(prepared: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """The data line of each way in which the panel was prepared, named where there are several."""
+    for name, health in prepared.items():
+        yield data_line(health) + (f"; with {name}" if len(prepared) > 1 else "")
+
+
 def data_line(health: Mapping[str, Any]) -> str:
     """What lies under a result (fields of `panel.Health`): span, pools, how much was observed, what was done to it and
     what is left out."""

@@ -24,7 +24,15 @@ from typing import Self
 import polars as pl
 
 from yieldlab.errors import DataError, UsageError, did_you_mean
-from yieldlab.runs._manifest import MANIFEST, SCHEMA_VERSION, Manifest, describe, read_manifest, refuse_changes
+from yieldlab.runs._manifest import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    Manifest,
+    describe,
+    prepared_health,
+    read_manifest,
+    refuse_changes,
+)
 
 __all__ = [
     "MANIFEST",
@@ -37,6 +45,7 @@ __all__ = [
     "free_folder",
     "listed",
     "now",
+    "prepared_health",
     "refuse_changes",
     "remove",
 ]

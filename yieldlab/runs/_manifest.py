@@ -6,14 +6,16 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, date, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from yieldlab.errors import DataError, UsageError
+from yieldlab.market import PREPARING, prepare
 from yieldlab.panel import Panel
+from yieldlab.space import Value
 from yieldlab.strategy import Strategy
 
 MANIFEST = "manifest.json"
@@ -28,8 +30,9 @@ class Manifest:
     """What a run says about itself.
 
     `strategies` maps names to the SHA-256 of their source, `config` is everything else that decides the numbers beside
-    the panel. `as_of` is what the panel was asked for, `cutoff` the latest `ingested_at` in the store at that time.
-    `seconds` is time spent working, over all sittings.
+    the panel. `panel_health` tells of the panel as it was read, `prepared` of what strategies and market saw of it (see
+    `prepared_health`). `as_of` is what the panel was asked for, `cutoff` the latest `ingested_at` in the store at that
+    time. `seconds` is time spent working, over all sittings.
     """
 
     kind: str
@@ -41,6 +44,7 @@ class Manifest:
     config_hash: str
     panel_digest: str
     panel_health: Mapping[str, object]
+    prepared: Mapping[str, object]
     as_of: str | None
     cutoff: str | None
     seed: int | None
@@ -84,8 +88,10 @@ def describe(
     seed: int | None = None,
     cutoff: datetime | None = None,
     argv: Sequence[str] = (),
+    markets: Iterable[Mapping[str, Value]] = (),
 ) -> Manifest:
-    """The manifest of a run that begins now. `config` holds JSON values only."""
+    """The manifest of a run that begins now. `config` holds JSON values only, `markets` the market parameters of its
+    trials."""
     config = json.loads(json.dumps(config))
     return Manifest(
         kind=kind,
@@ -97,6 +103,7 @@ def describe(
         config_hash=_hash(config),
         panel_digest=panel.digest(),
         panel_health=json.loads(json.dumps(panel.health.as_dict())),
+        prepared=json.loads(json.dumps(prepared_health(panel, markets))),
         as_of=None if panel.as_of is None else panel.as_of.isoformat(),
         cutoff=None if cutoff is None else cutoff.isoformat(),
         seed=seed,
@@ -105,6 +112,16 @@ def describe(
         git_commit=_git_commit(strategies[0].path.parent) if strategies else None,
         trials=trials,
     )
+
+
+def prepared_health(panel: Panel, markets: Iterable[Mapping[str, Value]]) -> dict[str, dict[str, object]]:
+    """What each way of preparing the panel makes of it: the parameters as text, and the fields of `panel.Health`."""
+    found: dict[str, dict[str, object]] = {}
+    for params in markets:
+        name = ", ".join(f"{each}={params[each]}" for each in PREPARING)
+        if name not in found:
+            found[name] = prepare(panel, params).health.as_dict()
+    return found
 
 
 def versions() -> dict[str, str]:

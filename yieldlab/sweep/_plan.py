@@ -140,6 +140,12 @@ class Plan:
                 {name: params[name] for name in self.strategy.signal_grid.axes},
             )
 
+    @property
+    def markets(self) -> list[dict[str, Value]]:
+        """Every combination of market parameters in the full grid."""
+        axes = [self.grid.axes[name] for name in markets.DEFAULTS]
+        return [dict(zip(markets.DEFAULTS, values, strict=True)) for values in itertools.product(*axes)]
+
     def distinct(self) -> tuple[int, int]:
         """How many signals and how many markets the trials need."""
         number = self.rows // self._policies

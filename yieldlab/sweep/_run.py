@@ -186,6 +186,7 @@ def run(
         seed=plan.seed if plan.sample is not None else None,
         cutoff=cutoff,
         argv=argv,
+        markets=plan.markets,
     )
     folder = RunFolder.create(root, manifest, out=out)
     yield from _work(folder, bench, stop)
