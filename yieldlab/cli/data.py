@@ -24,27 +24,37 @@ if TYPE_CHECKING:
 @command(groups.data, "data import", settings=("data",))
 def import_files(
     session: Session,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Parquet or CSV, one row per pool and time.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE|URL...", help="Parquet or CSV, one row per pool and time; or postgresql://..."),
+    ],
 ) -> Outcome:
-    """Take files in, and refuse bad rows one by one.
+    """Take files or databases in, and refuse bad rows one by one.
 
-    Refused rows go to a file under the data folder, each with its reason; the rest lands in one commit.
+    Refused rows go to a file under the data folder, each with its reason; the rest lands in one commit per source.
     """
     from yieldlab.ingest import import_file
+    from yieldlab.ingest.database import import_database
+    from yieldlab.store import postgres
 
-    missing = [str(path) for path in files if not path.is_file()]
+    # Every URL is looked at before a sentence could name one that has a password in it.
+    sources = [postgres.database(text) if postgres.looks_like_a_url(text) else Path(text) for text in files]
+    missing = [str(source) for source in sources if isinstance(source, Path) and not source.is_file()]
     if missing:
         raise DataError(f"there is no file {', '.join(missing)}; nothing was imported")
     store = session.store
     done: list[Imported] = []
     failed: dict[str, str] = {}
-    for path in files:
+    for source in sources:
         try:
-            done.append(import_file(store, path, rejects_folder=store.folder / "rejects"))
+            if isinstance(source, Path):
+                done.append(import_file(store, source, rejects_folder=store.folder / "rejects"))
+            else:
+                done.append(import_database(store, source))
         except (DataError, UsageError) as error:
-            if len(files) == 1:
+            if len(sources) == 1:
                 raise
-            failed[str(path)] = str(error)
+            failed[str(source) if isinstance(source, Path) else source.shown] = str(error)
     if not done:
         raise DataError("; ".join(failed.values()))
     refused = sum(imported.refused_rows for imported in done)

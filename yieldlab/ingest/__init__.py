@@ -51,7 +51,8 @@ _SHORT = {"apy_percent": "apy", "tvl_usd": "tvl"}
 class Imported:
     """What became of a file's rows: `rows_read` is the sum of new, revised, unchanged, duplicates and all refused."""
 
-    path: Path
+    #: The file, or where the database is.
+    path: Path | str
     rows_read: int
     new: int
     revised: int
