@@ -12,6 +12,8 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,3 +168,11 @@ def _stop(process: subprocess.Popen[bytes], folder: Path) -> None:
         process.kill()
         process.wait()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def closed_port() -> Iterator[int]:
+    """A port on loopback on which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield int(taken.getsockname()[1])

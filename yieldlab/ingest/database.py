@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -123,7 +123,12 @@ class _Waiting:
         self.rows = 0
         self._content = hashlib.blake2b(digest_size=4)
         self._writer: pa.RecordBatchStreamWriter | None = None
-        self._file = _nameless_file(folder)
+        self._folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed with this
+        except OSError as error:
+            raise _cannot_write("the data folder", folder, error) from error
 
     def __enter__(self) -> _Waiting:
         return self
@@ -138,9 +143,12 @@ class _Waiting:
         if frame.is_empty():
             return
         table = frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest()).combine_chunks()
-        if self._writer is None:
-            self._writer = ipc.new_stream(self._file, table.schema, options=ipc.IpcWriteOptions(compression="zstd"))
-        self._writer.write_table(table)
+        try:
+            if self._writer is None:
+                self._writer = ipc.new_stream(self._file, table.schema, options=ipc.IpcWriteOptions(compression="zstd"))
+            self._writer.write_table(table)
+        except OSError as error:
+            raise _cannot_write("the data folder", self._folder, error) from error
         self._content.update(frame.hash_rows().to_numpy().tobytes())
         self.rows += frame.height
 
@@ -170,7 +178,7 @@ class _Waiting:
             finally:
                 partial.unlink(missing_ok=True)
         except OSError as error:
-            raise DataError(f"cannot write the refused rows to {folder} ({error}); nothing was added") from error
+            raise _cannot_write("the folder of refused rows", folder, error) from error
         return target
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
@@ -184,9 +192,5 @@ class _Waiting:
             yield from stream
 
 
-def _nameless_file(folder: Path) -> IO[bytes]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryFile(dir=folder)
-    except OSError as error:
-        raise DataError(f"cannot write to the data folder {folder} ({error}); nothing was added") from error
+def _cannot_write(what: str, folder: Path, error: OSError) -> DataError:
+    return DataError(f"cannot write to {what} {folder} ({error.strerror or error}); nothing was added")

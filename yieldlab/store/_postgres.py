@@ -14,6 +14,7 @@ import polars as pl
 from yieldlab.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from adbc_driver_manager.dbapi import Connection, Cursor
 
 #: What a connection is opened with unless the URL says otherwise: nobody waits for ever for a server that is gone.
@@ -47,6 +48,10 @@ class Column:
     name: str
     type: str
     modifier: int = -1
+
+
+class _BrokenOff(Exception):
+    """The rows stopped coming."""
 
 
 def looks_like_a_url(text: str) -> bool:
@@ -171,10 +176,20 @@ def frames(cursor: Cursor, sql: str) -> Iterator[pl.DataFrame]:
     """The rows of a query as they arrive."""
     cursor.execute(sql)
     with cursor.fetch_record_batch() as reader:
-        for batch in reader:
+        while (batch := _next(reader)) is not None:
             arrived = pl.from_arrow(batch)
             assert isinstance(arrived, pl.DataFrame)
             yield arrived
+
+
+def _next(reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
+    import pyarrow as pa
+
+    try:
+        return next(reader, None)
+    except (OSError, pa.ArrowException) as error:
+        # Once rows flow, the driver's errors come through Arrow, which has none of its classes.
+        raise _BrokenOff(str(error)) from error
 
 
 def frame(cursor: Cursor, sql: str) -> pl.DataFrame:
@@ -199,7 +214,7 @@ def quoted(name: str) -> str:
 def _one_sentence(where: Database, errors: type[Exception]) -> Iterator[None]:
     try:
         yield
-    except errors as error:
+    except (errors, _BrokenOff) as error:
         told = _told(error)
         advice = f"; {PASSWORD_ADVICE}" if "password" in told else ""
         raise DataError(f"{where.shown}: {told}{advice}") from error
@@ -212,7 +227,7 @@ def _told(error: Exception) -> str:
         detail = diagnosis.get("PG_DIAG_MESSAGE_DETAIL", "").rstrip(".")
         text = f"{primary}: {detail}" if detail else primary
     else:
-        text = re.sub(r"^[A-Z_]+: (\[libpq\] )?(Failed to connect: )?", "", str(error).strip())
+        text = re.sub(r"^([A-Z_]+: )?(\[libpq\] )?(Failed to connect: )?", "", str(error).strip())
     line = " ".join(text.split())
     return line if len(line) <= 300 else f"{line[:299]}…"
 
