@@ -1,0 +1,443 @@
+"""How do we get one usable answer from a service on the web, and how do we know that there is none?
+
+An answer is usable when it came whole and in time, says 200, is JSON without NaN or Infinity, and passes the check of
+the one who asked. Anything else that may pass is tried again: with exponential backoff and full jitter, or after the
+time that the service asks for. What cannot pass (another 4xx) is told at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import re
+import threading
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from importlib.metadata import version
+from typing import NoReturn, TypeVar
+from urllib.parse import urlsplit
+
+import requests
+from urllib3.exceptions import HTTPError, IncompleteRead, ReadTimeoutError
+
+from yieldlab.errors import DataError, UsageError
+
+T = TypeVar("T")
+
+#: Statuses that pass by themselves; 403 is how Cloudflare tells of too many requests (error 1015).
+_PASSING = frozenset({403, 408, 425, 429})
+_TOO_MANY = frozenset({403, 429})
+#: Backoff grows up to this; too many requests wait this many times longer than other faults when nobody says how long.
+_LONGEST_BACKOFF_S, _SLOWER = 30.0, 8.0
+#: Larger answers are refused, packed or not: the whole list of pools is about 10 MB.
+_MOST_BYTES = 256 * 1024 * 1024
+_PIECE = 64 * 1024
+#: An answer that may be a fault or the truth is the truth when it was given this often.
+CONFIRMED = 3
+_TICK = timedelta(microseconds=1)
+#: How often a waiting thread looks whether it should stop.
+_LOOK_S = 0.05
+_TOO_LARGE = f"it is larger than {_MOST_BYTES >> 20} MiB"
+_AGENT = f"yieldlab/{version('yieldlab')}"
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+
+
+class FeedError(DataError):
+    """A service on the web did not give what was asked for."""
+
+
+class Unreachable(FeedError):
+    """No attempt brought a usable answer."""
+
+
+class Refused(FeedError):
+    """The service does not do what was asked, and will not do it later either."""
+
+    def __init__(self, sentence: str, answer: Answer) -> None:
+        super().__init__(sentence)
+        self.answer = answer
+
+
+class UnknownPool(FeedError):
+    """The feed has no history of a pool of this id."""
+
+
+class InvalidPool(FeedError):
+    """The feed does not take this text for the id of a pool."""
+
+
+class Stopped(FeedError):
+    """We were asked to stop before there was an answer."""
+
+    exit_code = 130
+
+
+class Broken(FeedError):
+    """An answer that cannot be used; the next one may be. With `truth`, it may also be so: raised once confirmed."""
+
+    def __init__(self, sentence: str, *, truth: FeedError | None = None) -> None:
+        super().__init__(sentence)
+        self.truth = truth
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came, when it was asked for and when it was here in full (later than `asked_at` even if clocks stand)."""
+
+    url: str
+    status: int
+    #: Upper and lower case do not matter.
+    headers: Mapping[str, str]
+    #: Unpacked.
+    body: bytes
+    asked_at: datetime
+    fetched_at: datetime
+
+    def json(self) -> object:
+        """The body as data; raises Broken when it is not JSON."""
+        return parse_json(self.body)
+
+    @property
+    def content_hash(self) -> str:
+        return hashlib.sha256(self.body).hexdigest()
+
+    @property
+    def expires(self) -> datetime | None:
+        """When the service will have something new, by our clock: the time left by the service's own clock from now."""
+        expires, date = _instant(self.headers.get("Expires")), _instant(self.headers.get("Date"))
+        if expires is None or date is None:
+            return expires
+        return self.fetched_at + max(expires - date, timedelta(0))
+
+
+def parse_json(body: bytes) -> object:
+    """JSON as the standard has it: Python's own reader would take NaN and Infinity for numbers.
+
+    >>> parse_json(b'[1, null]')
+    [1, None]
+    """
+    try:
+        return json.loads(body, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise Broken(f"the body is not JSON ({shown(str(error))})") from error
+
+
+def _no_number(literal: str) -> NoReturn:
+    raise ValueError(f"{literal} is no number in JSON")
+
+
+@dataclass
+class Client:
+    """Asks one service, from any number of threads, never more often than `requests_per_minute` (retries included).
+
+    `connect_timeout` and `read_timeout` bound a silence, `deadline` one attempt from start to last byte (a server that
+    drips, a name service that hangs), `patience` a whole call, from its first request through all attempts and waits.
+    Once `stop` is set, every call raises Stopped, whatever its request is doing. All times are in seconds.
+    """
+
+    base_url: str
+    _: KW_ONLY
+    requests_per_minute: float = 200.0
+    connect_timeout: float = 5.0
+    read_timeout: float = 20.0
+    deadline: float = 90.0
+    patience: float = 600.0
+    attempts: int = 6
+    #: The first retry waits up to this, each further one up to twice as long.
+    backoff: float = 0.5
+    #: The longest wait that a `Retry-After` gets.
+    longest_pause: float = 120.0
+    stop: threading.Event | None = None
+    #: The time of day, a clock that never goes back, and the wait between requests: tests bring their own.
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    tick: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], object] | None = None
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.base_url)
+        if parts.username is not None or parts.password is not None:
+            raise UsageError("the address of a feed must not hold a name or password; feeds are asked without")
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise UsageError(f"{self.base_url!r} is no address of a feed; one looks like https://yields.llama.fi")
+        if not (self.requests_per_minute > 0 and math.isfinite(self.requests_per_minute)):
+            raise UsageError(f"requests_per_minute is {self.requests_per_minute:g}; it must be above 0")
+        self.base_url = self.base_url.rstrip("/")
+        self._stop = self.stop or threading.Event()
+        self._sleep = self.sleep or self._stop.wait
+        self._pace = _Pace(self.requests_per_minute)
+        self._random = random.Random()
+        self._sessions: list[requests.Session] = []
+
+    def get(
+        self, path: str, params: Mapping[str, str | int] | None = None, *, check: Callable[[Answer], T]
+    ) -> tuple[Answer, T]:
+        """The answer to `path` (quoted, from `/` on) and what `check` made of it.
+
+        `check` raises Broken for an answer that another attempt may mend, and any other error for a final one.
+
+        Raises Unreachable after the last attempt or when patience ends, Refused for a status that no retry mends,
+        Stopped, and what `check` raises.
+        """
+        url = self.base_url + path
+        ends, pause, reason = math.inf, 0.0, "patience ended"
+        truths = tried = 0
+        while tried < self.attempts:
+            if not self._wait(pause, ends) or not self._wait(self._pace.seconds_to_slot(self.tick()), ends):
+                break
+            ends = min(ends, self.tick() + self.patience)
+            tried += 1
+            backoff = min(self.backoff * 2.0 ** (tried - 1), _LONGEST_BACKOFF_S)
+            try:
+                answer = self._ask(url, params, min(self.deadline, ends - self.tick()))
+                self._judge(answer)
+                return answer, check(answer)
+            except _TooMany as error:
+                reason, pause = str(error), 0.0
+                told = min(error.seconds, self.longest_pause) if error.seconds is not None else None
+                wait = self._jitter(backoff * _SLOWER) if told is None else told + self._jitter(backoff)
+                self._pace.hold(self.tick() + wait)
+            except Broken as error:
+                reason, pause = str(error), self._jitter(backoff)
+                truths += error.truth is not None
+                if error.truth is not None and truths >= min(CONFIRMED, self.attempts):
+                    raise error.truth from error
+        times = "1 attempt" if tried == 1 else f"{tried} attempts"
+        raise Unreachable(f"{url} gave no usable answer in {times}; the last one: {reason}")
+
+    def close(self) -> None:
+        """Close the connections that wait for another request."""
+        while self._sessions:
+            self._sessions.pop().close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- waiting ------------------------------------------------------------------------------------------------------
+
+    def _wait(self, seconds: float, ends: float) -> bool:
+        """Wait; False, at once, when that would go beyond `ends`."""
+        if self.tick() + seconds > ends:
+            return False
+        if seconds > 0:
+            self._sleep(seconds)
+        self._raise_if_stopped()
+        return True
+
+    def _jitter(self, most: float) -> float:
+        """Anywhere up to `most`: clients that failed together do not come back together."""
+        return self._random.uniform(0.0, most)
+
+    def _raise_if_stopped(self) -> None:
+        if self._stop.is_set():
+            raise Stopped("stopped while asking the feed")
+
+    # -- one attempt --------------------------------------------------------------------------------------------------
+
+    def _ask(self, url: str, params: Mapping[str, str | int] | None, limit: float) -> Answer:
+        """One attempt, in a thread of its own, as only a thread that is left behind keeps a deadline always."""
+        attempt = _Attempt(url, params, time.monotonic() + limit)
+        threading.Thread(target=self._run, args=(attempt,), name="yieldlab-http", daemon=True).start()
+        try:
+            while not attempt.done.wait(min(_LOOK_S, max(attempt.ends - time.monotonic(), 0.0))):
+                self._raise_if_stopped()
+                if time.monotonic() >= attempt.ends:
+                    raise Broken(f"it was not here in full after {limit:.3g} s")
+        finally:
+            attempt.left.set()
+        if attempt.error is not None:
+            raise attempt.error
+        assert attempt.answer is not None
+        return attempt.answer
+
+    def _run(self, attempt: _Attempt) -> None:
+        try:
+            attempt.answer = self._fetch(attempt)
+        except (requests.RequestException, HTTPError, OSError) as error:
+            attempt.error = Broken(self._why(error))
+        except Exception as error:  # noqa: BLE001  # it is raised again in the thread that waits
+            attempt.error = error
+        finally:
+            attempt.done.set()
+
+    def _fetch(self, attempt: _Attempt) -> Answer:
+        try:
+            session = self._sessions.pop()
+        except IndexError:
+            session = _session()
+        try:
+            asked_at = self.clock()
+            timeouts = (self.connect_timeout, self.read_timeout)
+            with session.get(attempt.url, params=attempt.params, timeout=timeouts, stream=True) as response:
+                packed = _read(response, attempt)
+            body = _unpacked(packed, response.headers.get("Content-Encoding", ""))
+            fetched_at = max(self.clock(), asked_at + _TICK)
+        except BaseException:
+            session.close()
+            raise
+        self._sessions.append(session)
+        return Answer(response.url, response.status_code, response.headers, body, asked_at, fetched_at)
+
+    def _why(self, error: Exception) -> str:
+        """What broke, in words of ours: the libraries name their own objects, and addresses of proxies."""
+        if isinstance(error, requests.ConnectTimeout):
+            return f"there was no connection within {self.connect_timeout:g} s"
+        if isinstance(error, requests.ReadTimeout | ReadTimeoutError):
+            return f"nothing came for {self.read_timeout:g} s"
+        if isinstance(error, IncompleteRead):
+            return "the body ended early"
+        if isinstance(error, requests.exceptions.ProxyError):
+            return "the proxy could not be reached"
+        cause: BaseException | None = error
+        for _ in range(10):
+            if isinstance(cause, OSError) and cause.strerror and not isinstance(cause, requests.RequestException):
+                return f"the connection failed ({shown(cause.strerror)})"
+            given = getattr(cause, "reason", None) or (cause.args[0] if cause is not None and cause.args else None)
+            cause = given if isinstance(given, BaseException) else cause and (cause.__cause__ or cause.__context__)
+        return f"the connection broke ({type(error).__name__})"
+
+    # -- what an answer is worth --------------------------------------------------------------------------------------
+
+    def _judge(self, answer: Answer) -> None:
+        """Raise unless it is a 200 that calls itself JSON."""
+        said = f"HTTP {answer.status} {_PHRASES.get(answer.status, '')}".rstrip()
+        if answer.status in _PASSING or answer.status >= 500:
+            seconds = _retry_after(answer)
+            if seconds is not None or answer.status in _TOO_MANY:
+                raise _TooMany(said, seconds)
+            raise Broken(said)
+        if answer.status >= 300:
+            raise Refused(f"{answer.url} was refused with {said}; is the address right?", answer)
+        if answer.status != 200:
+            raise Broken(said)
+        kind = answer.headers.get("Content-Type", "").split(";")[0].strip().lower()
+        if kind != "application/json" and not kind.endswith("+json"):
+            raise Broken(f"it is {shown(kind) if kind else 'of no type'}, not JSON")
+
+
+class _TooMany(Broken):
+    """We ask too often, or the service needs a rest; `seconds` when it says how long."""
+
+    def __init__(self, sentence: str, seconds: float | None) -> None:
+        super().__init__(sentence)
+        self.seconds = seconds
+
+
+class _Pace:
+    """When may the next request go out? Evenly spaced, for all threads together."""
+
+    def __init__(self, per_minute: float) -> None:
+        self._gap = 60.0 / per_minute
+        self._next = -math.inf
+        self._lock = threading.Lock()
+
+    def seconds_to_slot(self, now: float) -> float:
+        """Take the next slot; the seconds until then."""
+        with self._lock:
+            slot = max(now, self._next)
+            self._next = slot + self._gap
+            return slot - now
+
+    def hold(self, until: float) -> None:
+        """No slot before this: what one thread was told holds for all."""
+        with self._lock:
+            self._next = max(self._next, until)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """A request between the thread that makes it and the one that waits until `ends`."""
+
+    url: str
+    params: Mapping[str, str | int] | None
+    ends: float
+    answer: Answer | None = None
+    error: Exception | None = None
+    done: threading.Event = field(default_factory=threading.Event)
+    #: Nobody waits any more.
+    left: threading.Event = field(default_factory=threading.Event)
+
+
+def _session() -> requests.Session:
+    session = requests.Session()
+    session.max_redirects = 5
+    session.headers.update({"User-Agent": _AGENT, "Accept": "application/json", "Accept-Encoding": "gzip"})
+    # With an `auth` of its own, a session does not send what ~/.netrc has for the host.
+    session.auth = _without_credentials
+    return session
+
+
+def _without_credentials(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
+
+
+def _read(response: requests.Response, attempt: _Attempt) -> bytes:
+    """The body as it came. Piece by piece as it comes: a read of a fixed size would wait for a server that drips."""
+    pieces: list[bytes] = []
+    size = 0
+    while piece := response.raw.read1(_PIECE, decode_content=False):
+        pieces.append(piece)
+        size += len(piece)
+        if size > _MOST_BYTES:
+            raise Broken(_TOO_LARGE)
+        if attempt.left.is_set() or time.monotonic() > attempt.ends:
+            raise Broken("it took too long")
+    return b"".join(pieces)
+
+
+def _unpacked(packed: bytes, encoding: str) -> bytes:
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity") or not packed:
+        return packed
+    if encoding not in ("gzip", "x-gzip"):
+        raise Broken(f"it is packed as {shown(encoding)}, which was not asked for")
+    bodies: list[bytes] = []
+    size = 0
+    while packed:
+        member = zlib.decompressobj(wbits=31)
+        try:
+            bodies.append(member.decompress(packed, _MOST_BYTES - size + 1))
+        except zlib.error as error:
+            raise Broken("its gzip is broken") from error
+        size += len(bodies[-1])
+        if size > _MOST_BYTES:
+            raise Broken(_TOO_LARGE)
+        if not member.eof:
+            raise Broken("its gzip ends early")
+        packed = member.unused_data
+    return b"".join(bodies)
+
+
+def _retry_after(answer: Answer) -> float | None:
+    """The seconds that the service asks for, in either form of the header."""
+    given = answer.headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"\d{1,9}(\.\d*)?", given):
+        return float(given)
+    until = _instant(given)
+    if until is None:
+        return None
+    return max((until - (_instant(answer.headers.get("Date")) or answer.fetched_at)).total_seconds(), 0.0)
+
+
+def _instant(text: str | None) -> datetime | None:
+    """The instant of a header; null when it has none (`Expires: 0` is common)."""
+    try:
+        instant = parsedate_to_datetime(text or "")
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+
+
+def shown(text: str) -> str:
+    """A foreign text as a terminal can show it, on one line and not long."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in text.strip())
+    return line if len(line) <= 120 else line[:119] + "…"
