@@ -131,8 +131,11 @@ def _latest(metrics: pl.DataFrame) -> pl.DataFrame:
     present = [name for name in COLUMNS if name in metrics.columns]
     types = {"source": pl.String}
     absent = [pl.lit(None, types.get(name, pl.Float64)).alias(name) for name in COLUMNS if name not in present]
+    # As numbers in their order, millions of pool ids are compared many times faster than as texts.
+    pools = pl.Enum(metrics["pool_id"].unique().sort())
     frame = metrics.select(*dict.fromkeys((*present, *clocks)), *absent).with_columns(
-        pl.col("apy_percent", "tvl_usd", "apy_base_percent", "apy_reward_percent").cast(pl.Float64).fill_nan(None)
+        pl.col("pool_id").cast(pools),
+        pl.col("apy_percent", "tvl_usd", "apy_base_percent", "apy_reward_percent").cast(pl.Float64).fill_nan(None),
     )
     if "ingested_at" not in clocks:
         frame = frame.with_columns(pl.lit(None, frame.schema["valid_at"]).alias("ingested_at"))
@@ -149,21 +152,23 @@ def _daily(rows: pl.DataFrame) -> pl.DataFrame:
 
     A pool without yield honestly says zero every day, so zeros make no run; a day not observed repeats nothing.
     """
-    observed = pl.col("apy_percent").is_not_null()
-    daily = rows.group_by("pool_id", "day", maintain_order=True).agg(
-        pl.col("apy_percent").drop_nulls().last(),
-        pl.coalesce(pl.col("valid_at").filter(observed).last(), pl.col("valid_at").last()).alias("valid_at"),
-    )
+    observed = pl.col("apy_percent").is_not_null().alias("observed")
+    daily = rows.select("pool_id", "day", "apy_percent", "valid_at", observed)
+    daily = daily.sort("pool_id", "day", "observed", maintain_order=True)  # what is observed after what is not
+    of_another_day = pl.any_horizontal(pl.col(name) != pl.col(name).shift(-1) for name in ("pool_id", "day"))
+    daily = daily.filter(of_another_day.fill_null(True)).drop("observed")
     unseen = (pl.col("day").diff().dt.total_days() - 1).over("pool_id").fill_null(0)
-    # The same number as long as each row is the day after the one above it.
-    stretch = pl.col("day").to_physical() - pl.int_range(pl.len())
-    run = pl.int_range(1, pl.len() + 1).over("same")
-    repeats = pl.col("apy_percent").is_not_null() & (pl.col("apy_percent") != 0.0)
-    return (
-        daily.with_columns(unseen.alias("unseen"), stretch.alias("stretch"))
-        .with_columns(pl.struct("pool_id", "stretch", "apy_percent").rle_id().alias("same"))
-        .with_columns(pl.when(repeats).then(run).otherwise(0).alias("run"))
-        .drop("stretch", "same")
+    apy, place = pl.col("apy_percent"), pl.int_range(pl.len(), dtype=pl.Int64)
+    goes_on = (
+        (pl.col("pool_id") == pl.col("pool_id").shift(1))
+        & (pl.col("day").diff().dt.total_days() == 1)
+        & (apy == apy.shift(1))
+        & (apy != 0.0)
+    ).fill_null(False)
+    began = pl.when(~goes_on).then(place).forward_fill()
+    repeats = (apy.is_not_null() & (apy != 0.0)).fill_null(False)
+    return daily.with_columns(
+        unseen.alias("unseen"), pl.when(repeats).then(place - began + 1).otherwise(0).alias("run")
     )
 
 
@@ -198,6 +203,7 @@ def _pools(rows: pl.DataFrame, daily: pl.DataFrame, flagged: pl.DataFrame) -> pl
     counted = [*COUNTED.values(), "duplicate_days"]
     return (
         of_rows.join(of_days, on="pool_id", how="left")
+        .with_columns(pl.col("pool_id").cast(pl.String))
         .join(counts, on="pool_id", how="left")
         .with_columns(pl.col(counted).fill_null(0))
         .with_columns(
@@ -218,7 +224,7 @@ def _share(part: str, whole: str) -> pl.Expr:
 def _years(daily: pl.DataFrame, pools: pl.DataFrame) -> pl.DataFrame:
     """Who was there, year by year, and who of them is alive at the end: survivorship."""
     seen = (
-        daily.select("pool_id", pl.col("day").dt.year().cast(pl.Int64).alias("year"))
+        daily.select(pl.col("pool_id").cast(pl.String), pl.col("day").dt.year().cast(pl.Int64).alias("year"))
         .unique()
         .join(pools.select("pool_id", "first", "last", "dead"), on="pool_id")
     )

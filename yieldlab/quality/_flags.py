@@ -53,7 +53,7 @@ def flags(rows: pl.DataFrame, daily: pl.DataFrame, thresholds: Thresholds) -> pl
 
 def _flagged(frame: pl.DataFrame, name: str) -> pl.DataFrame:
     return frame.select(
-        "pool_id",
+        pl.col("pool_id").cast(pl.String),
         "valid_at",
         pl.lit(name).alias("check"),
         pl.col("value").cast(pl.Float64),
