@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from yieldlab.admission import NULL_WORDS, instants
 from yieldlab.errors import DataError, UsageError
-from yieldlab.ingest import ALIASES, NULL_WORDS, REQUIRED, import_file, match_columns
-from yieldlab.ingest._instants import instants
+from yieldlab.ingest import ALIASES, REQUIRED, import_file, match_columns
 from yieldlab.store import Store
 
 DOCS = Path(__file__).parents[1] / "docs" / "data.md"

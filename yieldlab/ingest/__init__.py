@@ -14,8 +14,8 @@ from types import MappingProxyType
 import polars as pl
 
 from yieldlab import schema
+from yieldlab.admission import REASON, ROW, trimmed, typed, without_repetitions
 from yieldlab.errors import DataError, UsageError
-from yieldlab.ingest._instants import FIRST_BLOCK, instants
 from yieldlab.store import Store
 
 #: What a file's column may be called, first our own name. Upper and lower case, spaces, `_`, `-` and `.` do not matter.
@@ -38,13 +38,6 @@ ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 REQUIRED = ("pool_id", "time", "apy_percent")
-
-#: Texts that mean "not observed" in a column of numbers.
-NULL_WORDS = ("", "null", "none", "na", "n/a", "-")
-
-_ROW, _REASON = "reject_row", "reject_reason"
-_PERCENT_LOSS_OF_ALL = -100.0
-_SHORT = {"apy_percent": "apy", "tvl_usd": "tvl"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +88,15 @@ def import_file(
     columns = match_columns(raw.columns, path.name)
     if raw.is_empty():
         raise DataError(f"{path} has a header and no rows")
-    rows = _typed(raw, columns, now)
-    rows, duplicates = _without_repetitions(rows)
-    bad = rows.filter(pl.col(_REASON).is_not_null())
-    good = rows.filter(pl.col(_REASON).is_null())
-    refused = dict(bad.group_by(_REASON).len().sort("len", _REASON, descending=[True, False]).rows())
+    rows = typed(raw, columns, now)
+    rows, duplicates = without_repetitions(rows)
+    bad = rows.filter(pl.col(REASON).is_not_null())
+    good = rows.filter(pl.col(REASON).is_null())
+    refused = dict(bad.group_by(REASON).len().sort("len", REASON, descending=[True, False]).rows())
     rejects_path = None
     if bad.height:
         folder = Path(rejects_folder) if rejects_folder is not None else store.folder / "rejects"
-        rejects_path = _set_aside(raw, bad.select(_ROW, _REASON).sort(_ROW), path, folder)
+        rejects_path = _set_aside(raw, bad.select(ROW, REASON).sort(ROW), path, folder)
     if good.is_empty():
         told = ", ".join(f"{reason}: {count}" for reason, count in refused.items())
         raise DataError(f"no row of {path} can be used ({told}); the rows and reasons are in {rejects_path}")
@@ -122,7 +115,7 @@ def import_file(
         pools_new=appended.pools_new,
         version=appended.version,
         kept=appended.kept,
-        trimmed=_trimmed(raw, columns),
+        trimmed=trimmed(raw, columns),
         columns=columns,
         ignored=tuple(name for name in raw.columns if name not in columns.values()),
     )
@@ -205,108 +198,6 @@ def _one_line(error: Exception) -> str:
     return shown if len(shown) <= 160 else shown[:159] + "…"
 
 
-# -- from text and foreign types to ours, with a reason for each row that does not pass ------------------------------
-
-
-def _typed(raw: pl.DataFrame, columns: Mapping[str, str], now: datetime) -> pl.DataFrame:
-    """Our columns in our types, `reject_row`, and `reject_reason`: null for a row that may go in."""
-    made: dict[str, pl.Series] = {_ROW: pl.Series(range(1, raw.height + 1), dtype=pl.Int64)}
-    reasons: list[tuple[pl.Series, str]] = []
-    for name, column in columns.items():
-        given = raw[column]
-        if name in ("time", "observed_at"):
-            made[name] = instants(given)
-            reasons += [(given.is_not_null() & made[name].is_null(), f"unreadable {name}")]
-        elif name in schema.MEASURED:
-            made[name] = _numbers(given)
-            shown = _SHORT.get(name, name)
-            reasons += [(_is_told(given) & made[name].is_null(), f"{shown} is not a number")]
-            reasons += [(made[name].is_infinite(), f"{shown} is not finite")]
-        else:
-            made[name] = _text(given)
-    apy = made["apy_percent"]
-    reasons = [
-        (made["pool_id"].is_null(), "missing pool_id"),
-        (raw[columns["time"]].is_null(), "missing time"),
-        *reasons,
-        (made["time"] > now, "time in the future"),
-        (made["time"] < FIRST_BLOCK, "time before the first blockchain"),
-        (apy.is_nan(), "apy is not finite"),
-        (apy.is_null(), "missing apy"),
-        (apy <= _PERCENT_LOSS_OF_ALL, "apy of -100 % or less"),
-    ]
-    if "tvl_usd" in made:
-        reasons += [(made["tvl_usd"] < 0.0, "negative tvl")]
-    if "observed_at" in made:
-        reasons += [
-            (made["observed_at"] > now, "observed_at in the future"),
-            (made["observed_at"] < made["time"], "observed_at before the time"),
-        ]
-    frame = pl.DataFrame(made).with_columns(pl.col(n).fill_nan(None) for n in made if n in schema.MEASURED)
-    first = pl.coalesce(pl.when(pl.lit(mask.fill_null(value=False))).then(pl.lit(reason)) for mask, reason in reasons)
-    return frame.with_columns(first.alias(_REASON))
-
-
-def _numbers(given: pl.Series) -> pl.Series:
-    """Float64; null where it is missing or cannot be read as a number."""
-    if given.dtype.is_numeric():
-        return given.cast(pl.Float64)
-    if given.dtype == pl.String:
-        return given.str.strip_chars().cast(pl.Float64, strict=False)
-    return pl.Series(given.name, [None] * given.len(), dtype=pl.Float64)
-
-
-def _is_told(given: pl.Series) -> pl.Series:
-    """(rows,) whether there is something to be read as a number."""
-    if given.dtype != pl.String:
-        return given.is_not_null()
-    return given.is_not_null() & ~given.str.strip_chars().str.to_lowercase().is_in(NULL_WORDS)
-
-
-def _text(given: pl.Series) -> pl.Series:
-    """String without white space around it; null where there is nothing else."""
-    texts = given.cast(pl.String, strict=False).str.strip_chars()
-    return texts.set(texts.str.len_chars() == 0, None)
-
-
-def _trimmed(raw: pl.DataFrame, columns: Mapping[str, str]) -> int:
-    """The rows in which white space was taken off a text that has more than that."""
-    trimmed = pl.repeat(False, raw.height, eager=True)
-    for name, column in columns.items():
-        if name in ("pool_id", *schema.DESCRIBED, "source"):
-            trimmed |= (_text(raw[column]) != raw[column].cast(pl.String, strict=False)).fill_null(value=False)
-    return int(trimmed.sum())
-
-
-# -- repetitions --------------------------------------------------------------------------------------------------
-
-
-def _without_repetitions(rows: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """Keep the last good row of each pool and time; equal ones before it are dropped and counted, others refused."""
-    key = ["pool_id", "time", *(["observed_at"] if "observed_at" in rows.columns else [])]
-    values = [name for name in rows.columns if name in schema.MEASURED]
-    good = rows.filter(pl.col(_REASON).is_null())
-    counts = good.group_by(key).agg(pl.len().alias("times"), pl.col(_ROW).max().alias("last"))
-    repeated = counts.filter(pl.col("times") > 1)
-    if repeated.is_empty():
-        return rows, 0
-    several = good.join(repeated, on=key, how="inner", nulls_equal=True, maintain_order="left")
-    kept = several.filter(pl.col(_ROW) == pl.col("last")).select(*key, *values)
-    earlier = several.filter(pl.col(_ROW) < pl.col("last")).join(
-        kept, on=key, how="left", suffix="_kept", nulls_equal=True, maintain_order="left"
-    )
-    equal = pl.all_horizontal(pl.col(name).eq_missing(pl.col(f"{name}_kept")) for name in values)
-    exact = earlier.filter(equal)[_ROW]
-    conflicting = earlier.filter(~equal)[_ROW]
-    told = rows.filter(~pl.col(_ROW).is_in(exact.implode())).with_columns(
-        pl.when(pl.col(_ROW).is_in(conflicting.implode()))
-        .then(pl.lit("replaced by a later row of the same pool and time"))
-        .otherwise(_REASON)
-        .alias(_REASON)
-    )
-    return told, exact.len()
-
-
 # -- what leaves --------------------------------------------------------------------------------------------------
 
 
@@ -335,8 +226,8 @@ def _set_aside(raw: pl.DataFrame, bad: pl.DataFrame, path: Path, folder: Path) -
         with path.open("rb") as file:
             content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=4)).hexdigest()
         target = folder / f"{path.name.split('.')[0]}-{content}.parquet"
-        original = raw.drop(_ROW, _REASON, strict=False)
-        rejects = original[bad[_ROW] - 1].with_columns(bad[_ROW], bad[_REASON])
+        original = raw.drop(ROW, REASON, strict=False)
+        rejects = original[bad[ROW] - 1].with_columns(bad[ROW], bad[REASON])
         folder.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{os.getpid()}")
         try:

@@ -15,12 +15,10 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from yieldlab.admission import trimmed, typed, without_repetitions
 from yieldlab.errors import DataError
 from yieldlab.ingest import ALIASES, Imported
 from yieldlab.ingest import _tables as tables
-from yieldlab.ingest import _trimmed as trimmed
-from yieldlab.ingest import _typed as typed
-from yieldlab.ingest import _without_repetitions as without_repetitions
 from yieldlab.store import Appended, Store
 from yieldlab.store.postgres import Database, Reading, reading
 
