@@ -111,9 +111,8 @@ class Selection:
 
     def resolve(self, feed: pl.DataFrame, store: Store) -> Chosen:
         """The pools meant in `feed` (pool_id, protocol, symbol, chain, stablecoin, tvl_usd); new pins are recorded."""
-        with store.writing():
-            chosen = self.find(feed, store.recorded("pins"))
-            store.record("pins", chosen.pins)
+        chosen = self.find(feed, store.recorded("pins"))
+        pin(store, chosen.pins)
         return chosen
 
     def find(self, feed: pl.DataFrame, pins: pl.DataFrame, *, now: datetime | None = None) -> Chosen:
@@ -122,7 +121,9 @@ class Selection:
         named, unlisted, missing = feed, [], []
         found: dict[str, str] = {}
         if self.names_pools:
-            pinned = dict(pins.sort("pinned_at", descending=True).select(pl.col("entry").str.to_lowercase(), "pool_id").rows())
+            pinned = dict(
+                pins.sort("pinned_at", descending=True).select(pl.col("entry").str.to_lowercase(), "pool_id").rows()
+            )
             ids = [pool.lower() for pool in self.pools]
             for entry in self.entries:
                 known = entry if POOL_ID.fullmatch(entry) else pinned.get(entry.lower())
@@ -172,6 +173,14 @@ class Selection:
                     near = _did_you_mean(value, feed[column].drop_nulls().unique().to_list())
                     told.append(f"no pool of the feed has the {word} {value!r}{near}")
         return told
+
+
+def pin(store: Store, pins: pl.DataFrame) -> None:
+    """Record which pools entries were found to be, unless another process was faster."""
+    if pins.height:
+        with store.writing():
+            known = store.recorded("pins", columns=["entry"])["entry"].str.to_lowercase()
+            store.record("pins", pins.filter(~pl.col("entry").str.to_lowercase().is_in(known.implode())))
 
 
 #: The words that describe a pool, and the column of the feed that each is looked up in.
