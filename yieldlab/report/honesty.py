@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.console import RenderableType
 
 from yieldlab.report.data import cell, day, synthetic_note
-from yieldlab.report.terminal import count, note, number, percent, table, words
+from yieldlab.report.terminal import count, note, number, percent, table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -51,7 +51,7 @@ def check_lines(report: Report, assets: pl.DataFrame, synthetic: int, limit: int
     if told.height:
         order = {pool: place for place, pool in enumerate([None, *shown["pool_id"]])}
         sentences = sorted(told.select("pool_id", "message").rows(), key=lambda row: order[row[0]])
-        yield words(["above its threshold"], [[sentence] for _, sentence in sentences])
+        yield "\n".join(["Above a threshold:", *(sentence for _, sentence in sentences)])  # lines a search finds whole
     if shown.height < report.pools.height:
         yield f"{shown.height:,} of {report.pools.height:,} pools are shown, worst first; --limit 0 shows all"
     if synthetic < report.pools.height and _only_survivors(report):
@@ -206,8 +206,8 @@ def revision_lines(found: Revisions, shown: pl.DataFrame) -> Iterator[Renderable
             [
                 row["column"],
                 *(f"{row[name]:,}" for name in ("changed_values", "added", "withdrawn")),
-                number(row["median_change"], 4),
-                number(row["largest_change"], 4),
+                _value(row["column"], row["median_change"]),
+                _value(row["column"], row["largest_change"]),
             ]
             for row in found.columns.iter_rows(named=True)
         ],
@@ -233,7 +233,7 @@ def revision_lines(found: Revisions, shown: pl.DataFrame) -> Iterator[Renderable
                 cell(row["valid_at"])[:19],
                 cell(row["observed_at"])[:19],
                 number(row["days_after"], 1),
-                *(number(row[name], 4) for name in ("before", "after", "change")),
+                *(_value(row["column"], row[name]) for name in ("before", "after", "change")),
             ]
             for row in shown.iter_rows(named=True)
         ],
@@ -244,3 +244,8 @@ def revision_lines(found: Revisions, shown: pl.DataFrame) -> Iterator[Renderable
         f"{count(totals['changed_values'], 'value')} in {count(totals['revised_pools'], 'pool')}; "
         f"{totals['confirmed_rows']:,} came in again as they were"
     )
+
+
+def _value(column: str, value: float | None) -> str:
+    """Whole USD; four digits of what is small."""
+    return number(value, 0 if column.endswith("_usd") else 4)
