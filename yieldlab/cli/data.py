@@ -183,5 +183,5 @@ def synthetic_pools(store: Store) -> list[str]:
     """The pools with rows that the sample made."""
     from yieldlab.sample import SOURCE
 
-    pools = store.metrics(columns=("pool_id", "source")).unique()
-    return pools.filter(pools["source"] == SOURCE)["pool_id"].sort().to_list()
+    overview = store.overview()  # counted where the rows are, not in memory
+    return overview.filter(overview["source"].str.split(", ").list.contains(SOURCE))["pool_id"].to_list()
