@@ -7,27 +7,49 @@ time that the service asks for. What cannot pass (another 4xx) is told at once.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import random
-import re
 import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from importlib.metadata import version
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import requests
 from urllib3.exceptions import HTTPError, IncompleteRead, ReadTimeoutError
 
-from yieldlab.errors import DataError, UsageError
+from yieldlab import __version__
+from yieldlab.collect.answers import (
+    Answer,
+    Broken,
+    FeedError,
+    InvalidPool,
+    Refused,
+    Stopped,
+    UnknownPool,
+    Unreachable,
+    parse_json,
+    retry_after,
+    shown,
+)
+from yieldlab.errors import UsageError
+
+__all__ = [
+    "Answer",
+    "Broken",
+    "Client",
+    "FeedError",
+    "InvalidPool",
+    "Refused",
+    "Stopped",
+    "UnknownPool",
+    "Unreachable",
+    "parse_json",
+]
 
 T = TypeVar("T")
 
@@ -45,92 +67,8 @@ _TICK = timedelta(microseconds=1)
 #: How often a waiting thread looks whether it should stop.
 _LOOK_S = 0.05
 _TOO_LARGE = f"it is larger than {_MOST_BYTES >> 20} MiB"
-_AGENT = f"yieldlab/{version('yieldlab')}"
+_AGENT = f"yieldlab/{__version__}"
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
-
-
-class FeedError(DataError):
-    """A service on the web did not give what was asked for."""
-
-
-class Unreachable(FeedError):
-    """No attempt brought a usable answer."""
-
-
-class Refused(FeedError):
-    """The service does not do what was asked, and will not do it later either."""
-
-    def __init__(self, sentence: str, answer: Answer) -> None:
-        super().__init__(sentence)
-        self.answer = answer
-
-
-class UnknownPool(FeedError):
-    """The feed has no history of a pool of this id."""
-
-
-class InvalidPool(FeedError):
-    """The feed does not take this text for the id of a pool."""
-
-
-class Stopped(FeedError):
-    """We were asked to stop before there was an answer."""
-
-    exit_code = 130
-
-
-class Broken(FeedError):
-    """An answer that cannot be used; the next one may be. With `truth`, it may also be so: raised once confirmed."""
-
-    def __init__(self, sentence: str, *, truth: FeedError | None = None) -> None:
-        super().__init__(sentence)
-        self.truth = truth
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came, when it was asked for and when it was here in full (later than `asked_at` even if clocks stand)."""
-
-    url: str
-    status: int
-    #: Upper and lower case do not matter.
-    headers: Mapping[str, str]
-    #: Unpacked.
-    body: bytes
-    asked_at: datetime
-    fetched_at: datetime
-
-    def json(self) -> object:
-        """The body as data; raises Broken when it is not JSON."""
-        return parse_json(self.body)
-
-    @property
-    def content_hash(self) -> str:
-        return hashlib.sha256(self.body).hexdigest()
-
-    @property
-    def expires(self) -> datetime | None:
-        """When the service will have something new, by our clock: the time left by the service's own clock from now."""
-        expires, date = _instant(self.headers.get("Expires")), _instant(self.headers.get("Date"))
-        if expires is None or date is None:
-            return expires
-        return self.fetched_at + max(expires - date, timedelta(0))
-
-
-def parse_json(body: bytes) -> object:
-    """JSON as the standard has it: Python's own reader would take NaN and Infinity for numbers.
-
-    >>> parse_json(b'[1, null]')
-    [1, None]
-    """
-    try:
-        return json.loads(body, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise Broken(f"the body is not JSON ({shown(str(error))})") from error
-
-
-def _no_number(literal: str) -> NoReturn:
-    raise ValueError(f"{literal} is no number in JSON")
 
 
 @dataclass
@@ -311,7 +249,7 @@ class Client:
         """Raise unless it is a 200 that calls itself JSON."""
         said = f"HTTP {answer.status} {_PHRASES.get(answer.status, '')}".rstrip()
         if answer.status in _PASSING or answer.status >= 500:
-            seconds = _retry_after(answer)
+            seconds = retry_after(answer)
             if seconds is not None or answer.status in _TOO_MANY:
                 raise _TooMany(said, seconds)
             raise Broken(said)
@@ -415,29 +353,3 @@ def _unpacked(packed: bytes, encoding: str) -> bytes:
             raise Broken("its gzip ends early")
         packed = member.unused_data
     return b"".join(bodies)
-
-
-def _retry_after(answer: Answer) -> float | None:
-    """The seconds that the service asks for, in either form of the header."""
-    given = answer.headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"\d{1,9}(\.\d*)?", given):
-        return float(given)
-    until = _instant(given)
-    if until is None:
-        return None
-    return max((until - (_instant(answer.headers.get("Date")) or answer.fetched_at)).total_seconds(), 0.0)
-
-
-def _instant(text: str | None) -> datetime | None:
-    """The instant of a header; null when it has none (`Expires: 0` is common)."""
-    try:
-        instant = parsedate_to_datetime(text or "")
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
-
-
-def shown(text: str) -> str:
-    """A foreign text as a terminal can show it, on one line and not long."""
-    line = "".join(letter if letter.isprintable() else "?" for letter in text.strip())
-    return line if len(line) <= 120 else line[:119] + "…"
