@@ -41,8 +41,8 @@ INSERT INTO yield_metrics (time, asset_id, apy_percent, tvl_usd, volume_24h_usd,
     (NULL, 1, 5, 1, 1, 1, 23),
     ('2024-01-10', NULL, 5, 1, 1, 1, 24),
     ('2024-01-10', 9, 5, 1, 1, 1, 25),
-    ('2024-01-11', 2, 6, 2, 1, 1, 27),
-    ('2024-01-11', 2, 5, 1, 1, 1, 26),
+    ('2024-01-11', 2, 5, 2, 1, 1, 27),
+    ('2024-01-11', 2, 6, 1, 1, 1, 26),
     ('2024-01-12', 2, 7, 1, 1, 1, 28),
     ('2024-01-12', 2, 7, 1, 1, 1, 28);
 """
@@ -120,7 +120,7 @@ def test_bad_rows_of_a_foreign_database_are_refused_one_by_one(server: postgres_
     assert store.metrics(columns=columns).rows() == [
         ("foreign_yields:1", datetime(2024, 1, 1, tzinfo=UTC), 3.3, 1e6, 3.3, 0.5, "foreign_yields"),
         ("foreign_yields:1", datetime(2024, 1, 2, 23, 1, 24, 670_000, tzinfo=UTC), 0, 0, None, None, "foreign_yields"),
-        ("foreign_yields:2", datetime(2024, 1, 11, tzinfo=UTC), 6, 2, 1, 1, "foreign_yields"),  # the later block
+        ("foreign_yields:2", datetime(2024, 1, 11, tzinfo=UTC), 5, 2, 1, 1, "foreign_yields"),  # the later block
         ("foreign_yields:2", datetime(2024, 1, 12, tzinfo=UTC), 7, 1, 1, 1, "foreign_yields"),
     ]
     assert store.assets().select("pool_id", "protocol", "symbol", "chain").rows() == [

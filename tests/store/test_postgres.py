@@ -321,6 +321,11 @@ def test_parts_are_whole_pools_of_one_moment(
     monkeypatch.setattr(postgres, "PART_ROWS", 2_000)
     monkeypatch.setattr("yieldlab.store._postgres.BATCH_BYTES", 20_000)
     with postgres.reading(where) as look:
+        server.psql(
+            "INSERT INTO assets (pool_id) VALUES ('late'); "
+            "INSERT INTO yield_metrics (time, asset_id, apy_percent) SELECT now(), max(id), 1 FROM assets",
+            "parts",
+        )
         parts = look.parts()
         first = next(parts)
         server.psql("UPDATE yield_metrics SET apy_percent = 1; DELETE FROM yield_metrics WHERE asset_id = 12", "parts")

@@ -100,7 +100,7 @@ def import_file(
     if good.is_empty():
         told = ", ".join(f"{reason}: {count}" for reason, count in refused.items())
         raise DataError(f"no row of {path} can be used ({told}); the rows and reasons are in {rejects_path}")
-    metrics, assets = _tables(good, columns, path.name)
+    metrics, assets = tables(good, columns, path.name)
     appended = store.append(metrics, assets, now=now)
     return Imported(
         path=path,
@@ -201,7 +201,8 @@ def _one_line(error: Exception) -> str:
 # -- what leaves --------------------------------------------------------------------------------------------------
 
 
-def _tables(good: pl.DataFrame, columns: Mapping[str, str], name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+def tables(good: pl.DataFrame, columns: Mapping[str, str], name: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What `Store.append` takes, `(metrics, assets)`, of rows that may go in; `name` is the source of those without."""
     source = pl.col("source").fill_null(name) if "source" in columns else pl.lit(name).alias("source")
     metrics = good.select(
         "pool_id",

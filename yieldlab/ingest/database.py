@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from yieldlab.admission import trimmed, typed, without_repetitions
+from yieldlab.admission import REASON, ROW, trimmed, typed, without_repetitions
 from yieldlab.errors import DataError
-from yieldlab.ingest import ALIASES, Imported
-from yieldlab.ingest import _tables as tables
+from yieldlab.ingest import ALIASES, Imported, tables
 from yieldlab.store import Appended, Store
 from yieldlab.store.postgres import Database, Reading, reading
 
@@ -52,10 +51,10 @@ def import_database(
             for raw in look.parts():
                 columns = {name: name for name in ALIASES if name in raw.columns}
                 rows, repeated = without_repetitions(typed(raw, columns, now))
-                refused = rows.filter(pl.col("reject_reason").is_not_null()).sort("reject_row")
-                reasons.update(refused["reject_reason"].to_list())
+                refused = rows.filter(pl.col(REASON).is_not_null()).sort(ROW)
+                reasons.update(refused[REASON].to_list())
                 bad.add(_as_it_was(raw, refused, rows_read))
-                good.add(rows.filter(pl.col("reject_reason").is_null()))
+                good.add(rows.filter(pl.col(REASON).is_null()))
                 rows_read += raw.height
                 duplicates += repeated
                 rows_trimmed += trimmed(raw, columns)
@@ -108,10 +107,10 @@ def _append(
 
 def _as_it_was(raw: pl.DataFrame, refused: pl.DataFrame, rows_before: int) -> pl.DataFrame:
     """The refused rows as the database gave them, all as text, with their number among all rows and the reason."""
-    rows = raw[refused["reject_row"] - 1].with_columns(
+    rows = raw[refused[ROW] - 1].with_columns(
         pl.col(pl.Datetime).dt.to_string("iso:strict"), pl.exclude(pl.Datetime).cast(pl.String)
     )
-    return rows.with_columns(refused["reject_row"] + rows_before, refused["reject_reason"])
+    return rows.with_columns(refused[ROW] + rows_before, refused[REASON])
 
 
 class _Waiting:
