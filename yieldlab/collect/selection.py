@@ -137,7 +137,7 @@ class Selection:
             ids = list(dict.fromkeys(ids))
             listed = set(feed["pool_id"].str.to_lowercase())
             unlisted = [pool for pool in ids if pool not in listed]
-            missing += [f"the feed does not list the pool {pool}" for pool in unlisted]
+            missing += [f"the feed lists no usable row of the pool {pool}" for pool in unlisted]
             named = feed.filter(pl.col("pool_id").str.to_lowercase().is_in(ids))
         missing += self._unknown_words(feed)
         return Chosen(

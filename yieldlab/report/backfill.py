@@ -1,0 +1,70 @@
+"""How a backfill and a rebuild look: what will be fetched, what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+
+from yieldlab.report.terminal import count, note, table, usd, words
+
+if TYPE_CHECKING:
+    from yieldlab.collect.backfill import Finished, Plan
+    from yieldlab.collect.rebuild import Rebuilt
+
+
+def plan_lines(plan: Plan, requests_per_minute: float) -> Iterator[RenderableType]:
+    """One line per pool, and how long it will take."""
+    rows = [
+        [
+            row["pool_id"],
+            *(row[name] or "-" for name in ("protocol", "chain", "symbol")),
+            "current" if row["current"] else "fetch",
+            usd(row["tvl_usd"], 0),
+        ]
+        for row in plan.pools.iter_rows(named=True)
+    ]
+    if rows:
+        yield table(["pool", "project", "chain", "symbol", "", "TVL, USD"], rows, left=5)
+    yield from (note(f"Missing: {sentence}") for sentence in plan.missing)
+    if plan.refused.height:
+        yield note(f"{count(plan.refused.height, 'row')} of /pools could not be used and is not looked at")
+    minutes = len(plan.to_fetch) / requests_per_minute
+    yield (
+        f"{plan.selection}: {count(len(plan.to_fetch), 'chart')} to fetch, {plan.current:,} current; "
+        f"at least {minutes:,.1f} min at {requests_per_minute:,g} requests a minute"
+    )
+
+
+def finished_lines(finished: Finished) -> Iterator[RenderableType]:
+    """What became of the pools and of their rows."""
+    if finished.failed or finished.unknown:
+        rows = [[pool, reason] for pool, reason in finished.failed.items()]
+        rows += [[pool, "the feed has no history of it"] for pool in finished.unknown]
+        yield words(["failed", "because"], rows)
+    yield from (note(f"Missing: {sentence}") for sentence in finished.missing)
+    if finished.refused:
+        yield f"The refused rows, each with its reason, are in {finished.rejects_path}"
+    parts = [
+        f"{count(finished.committed, 'pool')} fetched",
+        f"{finished.current:,} current",
+        f"{len(finished.failed) + len(finished.unknown):,} failed",
+        *([f"{finished.interrupted:,} not asked for"] if finished.interrupted else []),
+    ]
+    yield (
+        f"{', '.join(parts)}; {finished.new:,} rows new, {finished.revised:,} revised, "
+        f"{finished.unchanged:,} already known, {finished.refused:,} refused; {finished.seconds:,.1f} s"
+    )
+
+
+def rebuilt_lines(rebuilt: Rebuilt) -> Iterator[RenderableType]:
+    """What the kept answers gave, and which could not be read."""
+    if rebuilt.damaged:
+        yield words(["not replayed", "because"], [[name, reason] for name, reason in rebuilt.damaged.items()])
+    yield (
+        f"{rebuilt.replayed:,} of {count(rebuilt.answers, 'answer')} replayed, {rebuilt.expired:,} expired, "
+        f"{len(rebuilt.damaged):,} damaged, {rebuilt.others:,} of other services; {rebuilt.new:,} rows new, "
+        f"{rebuilt.revised:,} revised, {count(rebuilt.described, 'description')} and "
+        f"{count(rebuilt.events, 'event')} added"
+    )
