@@ -1,0 +1,224 @@
+"""`data collect` and `data status`: keep the present coming in, and see that it does."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from yieldlab.cli import groups
+from yieldlab.cli.failures import INTERRUPTED
+from yieldlab.cli.selection import SELECTION, selected
+from yieldlab.cli.session import Outcome, Session, command
+from yieldlab.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from yieldlab.collect.polls import Poll
+    from yieldlab.collect.scheduler import Ended, Event
+
+DEFAULT_EVERY = "15m"
+#: More often than this is no use with any feed, and a burden to all.
+SHORTEST = timedelta(seconds=1)
+
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+@command(
+    groups.data, "data collect", settings=("data", "base_url", "requests_per_minute", "keep_raw_days"), more=SELECTION
+)
+def collect(
+    session: Session,
+    once: Annotated[bool, typer.Option("--once", help="Poll a single time and leave, as from cron.")] = False,
+    every: Annotated[
+        str | None, typer.Option("--every", metavar="TIME", help=f"Between two polls; {DEFAULT_EVERY} if not given.")
+    ] = None,
+    **criteria: object,
+) -> Outcome:
+    """Poll the feed and keep what it says now.
+
+    One call serves all pools. Runs until SIGTERM or Ctrl-C, and ends within five seconds of it.
+    """
+    if once and every is not None:
+        raise UsageError("--once polls a single time and --every again and again; give one of them")
+    interval = parse_time(DEFAULT_EVERY if every is None else every)
+    selection = selected(criteria)
+    from yieldlab.collect import scheduler
+    from yieldlab.collect._http import Client
+    from yieldlab.collect.collector import Collector
+    from yieldlab.store import collector_lock
+
+    settings, store = session.settings, session.store
+    with collector_lock(store.folder), _stopper() as stop:
+        client = Client(settings.base_url, requests_per_minute=settings.requests_per_minute, stop=stop.event)
+        collector = Collector(
+            store, client, selection, keep_raw_days=settings.keep_raw_days, every=None if once else interval
+        )
+        if once:
+            told = _follow(session, scheduler.once(collector, stop=stop.event), quiet=True)
+        else:
+            session.say(f"collecting {selection} from {settings.base_url} every {interval} into {store.folder}")
+            told = _follow(session, scheduler.collect(collector, every=interval, stop=stop.event), quiet=False)
+        return _outcome(told, stop, once=once)
+
+
+@command(groups.data, "data status", settings=("data",))
+def status(
+    session: Session,
+    max_lag: Annotated[
+        str | None,
+        typer.Option("--max-lag", metavar="TIME", help="Age of the last success above which it is stale; 3h or more."),
+    ] = None,
+) -> Outcome:
+    """Tell how the collector is and how old its last success.
+
+    Ends with exit code 3 when that is too long ago, whether or not a collector is at work.
+    """
+    limit = None if max_lag is None else parse_time(max_lag, flag="--max-lag")
+    from yieldlab.collect import heartbeat
+
+    store = session.store
+    found = heartbeat.status(store, max_lag=limit)
+    if found is None:
+        raise DataError(f"nothing was ever collected into {store.folder}; run `yieldlab data collect`")
+
+    def view() -> Iterator[RenderableType]:
+        from yieldlab.report.collection import status_lines
+
+        yield from status_lines(found)
+
+    beat = None if found.beat is None else asdict(found.beat)
+    data = {name: value for name, value in asdict(found).items() if name != "beat"}
+    return Outcome(data | {"stale": found.stale, "heartbeat": beat}, view, exit_code=3 if found.stale else 0)
+
+
+def parse_time(text: str, *, flag: str = "--every") -> timedelta:
+    """A stretch of time as people write it.
+
+    >>> parse_time("15m"), parse_time("1.5h")
+    (datetime.timedelta(seconds=900), datetime.timedelta(seconds=5400))
+    """
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([smhd])\s*", text)
+    seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if not SHORTEST.total_seconds() <= seconds <= timedelta(days=365).total_seconds():
+        raise UsageError(f"{flag} must be a time of at least 1s such as 90s, 15m, 1h or 1d, not {text!r}")
+    return timedelta(seconds=seconds)
+
+
+@dataclass(slots=True)
+class _Told:
+    """What there is to say in the end."""
+
+    last: Poll | None = None
+    ended: Ended | None = None
+    outcomes: dict[str, int] = field(default_factory=dict)
+
+
+def _follow(session: Session, events: Iterator[Event], *, quiet: bool) -> _Told:
+    """Say every poll on stderr, and what is wrong when it changes; nobody wants to read it every quarter of an hour."""
+    from yieldlab.collect.scheduler import Polled
+    from yieldlab.report.collection import poll_line
+
+    told = _Told()
+    for event in events:
+        if not isinstance(event, Polled):
+            told.ended = event
+            continue
+        known = set(told.last.missing) | set(told.last.notes) if told.last is not None else set()
+        told.last = event.poll
+        told.outcomes[event.poll.outcome] = told.outcomes.get(event.poll.outcome, 0) + 1
+        if not quiet:
+            session.say(poll_line(event.poll, event.next_at))
+        for line in (*event.poll.missing, *event.poll.notes):
+            if line not in known:
+                session.say(f"warning: {line}")
+    return told
+
+
+def _outcome(told: _Told, stop: _Stop, *, once: bool) -> Outcome:
+    poll, ended = told.last, told.ended
+    assert ended is not None  # every run of the scheduler ends with one
+    if once and poll is not None and poll.raised is not None:
+        raise poll.raised
+    code = INTERRUPTED if stop.number == signal.SIGINT or (once and poll is None) else 0
+    if once and code == 0 and poll is not None and (poll.refused or poll.missing):
+        code = 4
+    if not ended.at_rest:
+        _leave_at_once(code)
+    data = {
+        "polls": ended.polls,
+        "outcomes": told.outcomes,
+        "seconds": ended.seconds,
+        "not_stored": ended.not_stored,
+        "last": None if poll is None else poll.row().to_dicts()[0],
+        "missing": [] if poll is None else list(poll.missing),
+    }
+    warnings = []
+    if ended.not_stored:
+        warnings.append(f"the disk did not take {ended.not_stored} of the answers received; they are lost")
+
+    def view() -> Iterator[RenderableType]:
+        from yieldlab.report.collection import duration, poll_line
+
+        if once:
+            yield "interrupted before there was an answer" if poll is None else poll_line(poll)
+            return
+        parts = [f"{number:,} {outcome}" for outcome, number in told.outcomes.items()]
+        yield f"collected for {duration(ended.seconds)}; polls: {', '.join(parts) or 'none'}"
+
+    return Outcome(data, view, warnings=warnings, exit_code=code)
+
+
+class _Stop:
+    """Whether the end was asked for, and by which signal."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.number = 0
+
+
+@contextmanager
+def _stopper() -> Iterator[_Stop]:
+    """SIGTERM or Ctrl-C asks for a clean end; a second one ends at once."""
+    stop = _Stop()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.number:
+            raise KeyboardInterrupt
+        stop.number = number
+        stop.event.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        stop.event.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave_at_once(code: int) -> None:
+    """End the process with its last words, and without the poll that is still at work.
+
+    It may be inside a library that does not survive the end of the interpreter around it. What it had received is
+    written down, and committed by the next collector.
+    """
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    atexit.register(leave)

@@ -1,0 +1,220 @@
+"""What does one answer of /pools add to the store?
+
+A row is stored for a pool whose measured values differ from the last one that a poll stored on that UTC day, and for
+one that has none on it yet; what the feed merely repeats is told in table `polls` alone. All that an answer brings is
+written under one lock, the row of `polls` last: what a row there tells is in the other tables.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timedelta
+
+import polars as pl
+
+from yieldlab import schema
+from yieldlab.collect._http import Answer
+from yieldlab.collect.archive import Fetch, fetch_rows
+from yieldlab.collect.defillama import Pools
+from yieldlab.collect.events import happened, last_events
+from yieldlab.collect.selection import Selection
+from yieldlab.store import Store
+
+SOURCE = f"{schema.FEED}/pools"
+
+_TICK = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """One poll, as table `polls` tells it; `new` + `changed` are the rows that it stored.
+
+    `new` rows are those of pools that had none on that UTC day, `changed` rows those of values other than before. The
+    outcome is `stored`, `unchanged`, `not due` or `failed`.
+    """
+
+    polled_at: datetime
+    outcome: str
+    http_status: int | None = None
+    size_bytes: int | None = None
+    content_hash: str | None = None
+    pools: int = 0
+    new: int = 0
+    changed: int = 0
+    vanished: int = 0
+    refused: int = 0
+    duration_s: float = 0.0
+    error: str | None = None
+    #: What was asked for and is not in the feed.
+    missing: tuple[str, ...] = ()
+    #: What went wrong beside the poll itself, in sentences.
+    notes: tuple[str, ...] = ()
+    #: What was raised where the poll failed.
+    raised: BaseException | None = field(default=None, compare=False)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the store does not hold what the feed says."""
+        return self.outcome == "failed"
+
+    def row(self) -> pl.DataFrame:
+        """The row of table `polls`."""
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name in schema.POLLS}
+        return pl.DataFrame([values], schema=schema.POLLS)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The pools to collect from one answer, what was not found, and the pools to remember from now on."""
+
+    ids: pl.Series
+    missing: tuple[str, ...]
+    pins: pl.DataFrame
+
+
+def commit(store: Store, answer: Answer, pools: Pools, selection: Selection, *, again: bool = False) -> Poll:
+    """Write all that one answer brings; raises when the store does not take it, and may then be done again.
+
+    `again` says that another process received the answer, and may have written some of it, or all.
+    """
+    began = time.monotonic()
+    with store.writing():
+        polls = store.recorded("polls", columns=["polled_at", "outcome", "content_hash"])
+        stored = polls.filter(pl.col("outcome") == "stored").sort("polled_at")
+        feed = pools.frame.unique("pool_id", keep="last", maintain_order=True)
+        last = last_events(store.recorded("pool_events"))
+        choice = choose(store, feed, selection, now=answer.fetched_at)
+        chosen = feed.filter(_is_one_of(choice.ids))
+        repeated = stored.height > 0 and stored["content_hash"][-1] == answer.content_hash
+        if repeated:
+            # The feed says again what is stored: only a pool that was never collected has anything to add.
+            chosen = chosen.filter(~_is_one_of(last["pool_id"]))
+        events = happened(
+            last,
+            feed,
+            collected=chosen["pool_id"],
+            silent=pools.refused["pool_id"].drop_nulls().to_list(),
+            at=answer.fetched_at,
+        )
+        rows = observations(chosen, asked_at=answer.asked_at, fetched_at=answer.fetched_at)
+        added = differing(rows, _of_this_day(store, answer.asked_at))
+        if added.height or (events.height and store.exists):
+            followed = feed.filter(_is_one_of(last["pool_id"]) | _is_one_of(chosen["pool_id"]))
+            store.append(added.drop("seen"), descriptions(followed, fetched_at=answer.fetched_at))
+        poll = Poll(
+            polled_at=answer.asked_at,
+            outcome="unchanged" if repeated and added.is_empty() else "stored",
+            http_status=answer.status,
+            size_bytes=len(answer.body),
+            content_hash=answer.content_hash,
+            pools=choice.ids.len(),
+            new=int((~added["seen"]).sum()),
+            changed=int(added["seen"].sum()),
+            vanished=events.filter(pl.col("event") == "vanished").height,
+            refused=pools.refused.height,
+            duration_s=time.monotonic() - began,
+            missing=choice.missing,
+        )
+        store.record("pins", choice.pins)
+        store.record("pool_events", events)
+        store.record("fetches", _fetch(store, answer, again=again))
+        if not (again and polls.filter(_is_decided() & (pl.col("polled_at") == answer.asked_at)).height):
+            store.record("polls", poll.row())
+    return poll
+
+
+def observations(pools: pl.DataFrame, *, asked_at: datetime, fetched_at: datetime) -> pl.DataFrame:
+    """The pools of an answer as rows of `yield_metrics`: they describe the instant of asking, and could be known once
+    the answer was there."""
+    measured = [name for name in schema.MEASURED if name in pools.columns]
+    return pools.select(
+        "pool_id",
+        pl.lit(asked_at, schema.UTC).alias("valid_at"),
+        # A clock that was set back in between must not make a row known before what it describes.
+        pl.lit(max(fetched_at, asked_at + _TICK), schema.UTC).alias("observed_at"),
+        *(pl.col(name).cast(pl.Float64).fill_nan(None) for name in measured),
+        pl.lit(SOURCE).alias("source"),
+    )
+
+
+def descriptions(pools: pl.DataFrame, *, fetched_at: datetime) -> pl.DataFrame:
+    """The pools of an answer as rows of `assets`."""
+    return pools.select(
+        "pool_id",
+        *schema.DESCRIBED,
+        pl.lit(fetched_at, schema.UTC).alias("observed_at"),
+        pl.lit(SOURCE).alias("source"),
+    )
+
+
+def differing(rows: pl.DataFrame, before: pl.DataFrame) -> pl.DataFrame:
+    """The rows that measure something else than the row of their pool in `before`, or whose pool has none there.
+
+    `seen` says which of the two it is.
+    """
+    measured = [name for name in schema.MEASURED if name in rows.columns]
+    known = before.select("pool_id", *(pl.col(name).alias(f"{name}_before") for name in measured), seen=True)
+    joined = rows.join(known, on="pool_id", how="left", maintain_order="left").with_columns(
+        pl.col("seen").fill_null(False)
+    )
+    differs = pl.any_horizontal(
+        pl.lit(False), *(pl.col(name).ne_missing(pl.col(f"{name}_before")) for name in measured)
+    )
+    return joined.filter(differs | ~pl.col("seen")).select(*rows.columns, "seen")
+
+
+def choose(store: Store, feed: pl.DataFrame, selection: Selection, *, now: datetime) -> Choice:
+    """The pools to collect: those selected now and, where the selection moves, those that were selected before.
+
+    A pool that shrinks below `min_tvl` or drops out of the `top` goes on being collected for as long as the feed has it
+    and it is of the right kind; else only pools that do well would have a history.
+    """
+    pins = store.recorded("pins")
+    found = selection.find(feed, pins, now=now)
+    ids = found.pools["pool_id"]
+    if selection == selection.with_no_limits():
+        return Choice(ids, found.missing, found.pins)
+    name = f"collected: {selection}"
+    pinned = pins.filter(pl.col("watchlist") == name)["pool_id"]
+    # A watchlist entry found just now is pinned for what follows too.
+    kind = selection.with_no_limits().find(feed, pl.concat([pins, found.pins]), now=now)
+    kept = kind.pools.filter(_is_one_of(pinned))["pool_id"]
+    fresh = ids.filter(~ids.is_in(pinned.implode())).to_frame("pool_id")
+    noted = fresh.select(
+        pl.lit(name).alias("watchlist"),
+        pl.col("pool_id").alias("entry"),
+        "pool_id",
+        pl.lit(now, schema.UTC).alias("pinned_at"),
+    )
+    return Choice(pl.concat([ids, kept]).unique(maintain_order=True), found.missing, pl.concat([found.pins, noted]))
+
+
+def _of_this_day(store: Store, asked_at: datetime) -> pl.DataFrame:
+    """Of every pool the last row that a poll stored on the UTC day of `asked_at`, before it."""
+    if not store.exists:
+        return pl.DataFrame(schema=schema.YIELD_METRICS)
+    midnight = asked_at.replace(hour=0, minute=0, second=0, microsecond=0)
+    rows = store.history(since=midnight, columns=("pool_id", "valid_at", *schema.MEASURED, "source"))
+    return (
+        rows.filter((pl.col("source") == SOURCE) & (pl.col("valid_at") < asked_at))
+        .sort("pool_id", "valid_at", "observed_at", "ingested_at")
+        .unique("pool_id", keep="last", maintain_order=True)
+    )
+
+
+def _fetch(store: Store, answer: Answer, *, again: bool) -> pl.DataFrame:
+    told = (answer.fetched_at, answer.url, "pools", None, answer.status, answer.content_hash, len(answer.body))
+    row = fetch_rows([Fetch(*told)])
+    if not again:
+        return row
+    known = store.recorded("fetches", columns=["fetched_at", "content_hash"])
+    return row.join(known, on=["fetched_at", "content_hash"], how="anti")
+
+
+def _is_decided() -> pl.Expr:
+    return pl.col("outcome").is_in(["stored", "unchanged"])
+
+
+def _is_one_of(ids: pl.Series) -> pl.Expr:
+    return pl.col("pool_id").is_in(ids.implode())
