@@ -120,6 +120,11 @@ def test_days_with_several_rows_are_counted_and_their_last_yield_is_the_days() -
     assert found["longest_stale_days"] == 2
 
 
+def test_a_row_without_a_yield_does_not_hide_the_one_before_it() -> None:
+    frame = world(a=dict.fromkeys(range(20), 5.0) | {9.1: 500.0, 9.2: None} | {9: 5.0})
+    assert flagged(frame, "spike") == [(pytest.approx(9.1), 500.0, 6.0)]
+
+
 def test_late_starts_and_dead_pools() -> None:
     frame = world(a={0: 1.0, 100: 2.0}, b={40: 1.0, 69: 2.0}, c={69: 1.0, 70: 1.0})
     report = check(frame)
@@ -196,6 +201,10 @@ def test_a_shift_of_level_is_flagged_on_its_day_even_beside_a_spike() -> None:
     back = world(a={59 - n: value for n, value in (calm | percent).items()})
     assert flagged(back, "level_shift") == [(30.0, pytest.approx(0.01, rel=0.05), 0.05)]
     assert flagged(world(a=calm | percent), "level_shift", shift_factor=200.0) == []
+    for high, found in ((99.9, 0), (100.1, 1)):
+        steps = [5.0] * 20 + [high] * 20
+        assert len(flagged(world(a=dict(enumerate(steps))), "level_shift")) == found
+        assert len(flagged(world(a=dict(enumerate(reversed(steps)))), "level_shift")) == found
 
 
 def test_what_fades_or_is_tiny_is_no_shift_of_level() -> None:

@@ -163,7 +163,6 @@ def _daily(rows: pl.DataFrame) -> pl.DataFrame:
         (pl.col("pool_id") == pl.col("pool_id").shift(1))
         & (pl.col("day").diff().dt.total_days() == 1)
         & (apy == apy.shift(1))
-        & (apy != 0.0)
     ).fill_null(False)
     began = pl.when(~goes_on).then(place).forward_fill()
     repeats = (apy.is_not_null() & (apy != 0.0)).fill_null(False)
