@@ -418,7 +418,7 @@ def test_checks_count_as_a_plain_twin_does(pools: dict[str, dict[float, tuple[fl
 
 def shifts(yields: list[float]) -> int:
     """Stretches of neighbouring days of which each tells two levels apart, by the definition."""
-    floored = [max(value, 0.1) for value in yields]
+    floored = [max(value, 0.05) for value in yields]
     apart = []
     for n in range(len(floored)):
         before, after = sorted(floored[max(0, n - SHIFT_WINDOW) : n]), sorted(floored[n : n + SHIFT_WINDOW])

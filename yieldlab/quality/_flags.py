@@ -22,7 +22,7 @@ CHARTED = f"{schema.FEED}/chart"
 #: Daily observations before and after a day that a shift of level has to tell apart.
 SHIFT_WINDOW = 14
 #: Yields below so many percent count as this one in a shift, so that nothing is divided by nearly nothing.
-SHIFT_FLOOR_PERCENT = 0.1
+SHIFT_FLOOR_PERCENT = 0.05
 #: Quantiles that are exactly the second lowest and the second highest of a window, so that one spike hides no shift.
 _SECOND_LOWEST = 1 / (SHIFT_WINDOW - 1)
 _SECOND_HIGHEST = 1 - _SECOND_LOWEST
