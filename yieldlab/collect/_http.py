@@ -7,12 +7,13 @@ time that the service asks for. What cannot pass (another 4xx) is told at once.
 
 from __future__ import annotations
 
+import http.client
 import math
 import random
 import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -20,7 +21,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 import requests
-from urllib3.exceptions import HTTPError, IncompleteRead, ReadTimeoutError
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from yieldlab import __version__
 from yieldlab.collect.answers import (
@@ -231,16 +232,13 @@ class Client:
             return f"there was no connection within {self.connect_timeout:g} s"
         if isinstance(error, requests.ReadTimeout | ReadTimeoutError):
             return f"nothing came for {self.read_timeout:g} s"
-        if isinstance(error, IncompleteRead):
-            return "the body ended early"
         if isinstance(error, requests.exceptions.ProxyError):
             return "the proxy could not be reached"
-        cause: BaseException | None = error
-        for _ in range(10):
-            if isinstance(cause, OSError) and cause.strerror and not isinstance(cause, requests.RequestException):
+        for cause in _causes(error):
+            if isinstance(cause, http.client.IncompleteRead):
+                return "the body ended early"
+            if isinstance(cause, OSError) and cause.strerror:
                 return f"the connection failed ({shown(cause.strerror)})"
-            given = getattr(cause, "reason", None) or (cause.args[0] if cause is not None and cause.args else None)
-            cause = given if isinstance(given, BaseException) else cause and (cause.__cause__ or cause.__context__)
         return f"the connection broke ({type(error).__name__})"
 
     # -- what an answer is worth --------------------------------------------------------------------------------------
@@ -303,6 +301,17 @@ class _Attempt:
     done: threading.Event = field(default_factory=threading.Event)
     #: Nobody waits any more.
     left: threading.Event = field(default_factory=threading.Event)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what stands behind it, as far as the libraries tell: as a reason, an argument or a cause."""
+    cause: object = error
+    for _ in range(10):
+        if not isinstance(cause, BaseException):
+            return
+        yield cause
+        given = (getattr(cause, "reason", None), *cause.args, cause.__cause__, cause.__context__)
+        cause = next((item for item in given if isinstance(item, BaseException)), None)
 
 
 def _session() -> requests.Session:
