@@ -9,6 +9,7 @@ from yieldlab.cli import backtest as backtest
 from yieldlab.cli import data as data
 from yieldlab.cli import collect as collect
 from yieldlab.cli import backfill as backfill
+from yieldlab.cli import series as series
 from yieldlab.cli import exchange as exchange
 from yieldlab.cli import honesty as honesty
 from yieldlab.cli import strategies as strategies
