@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
+from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 import requests
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from yieldlab import __version__
 from yieldlab.collect.answers import (
     Answer,
     Broken,
@@ -68,7 +68,6 @@ _TICK = timedelta(microseconds=1)
 #: How often a waiting thread looks whether it should stop.
 _LOOK_S = 0.05
 _TOO_LARGE = f"it is larger than {_MOST_BYTES >> 20} MiB"
-_AGENT = f"yieldlab/{__version__}"
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -317,10 +316,17 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _session() -> requests.Session:
     session = requests.Session()
     session.max_redirects = 5
-    session.headers.update({"User-Agent": _AGENT, "Accept": "application/json", "Accept-Encoding": "gzip"})
+    session.headers.update({"User-Agent": _agent(), "Accept": "application/json", "Accept-Encoding": "gzip"})
     # With an `auth` of its own, a session does not send what ~/.netrc has for the host.
     session.auth = _without_credentials
     return session
+
+
+def _agent() -> str:
+    try:
+        return f"yieldlab/{version('yieldlab')}"
+    except PackageNotFoundError:
+        return "yieldlab"
 
 
 def _without_credentials(request: requests.PreparedRequest) -> requests.PreparedRequest:
