@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import postgres_server
 import pytest
+
+from yieldlab.store._postgres_export import _ADVISORY_KEY
 
 
 @pytest.fixture
@@ -117,3 +125,40 @@ def test_a_file_beside_a_database_that_fails_is_imported(yieldlab, empty: Path, 
     assert told.code == 4
     assert "rows.csv: 1 rows read, 1 new" in told.out
     assert "no_such_database" in told.err
+
+
+@contextmanager
+def taken(server: postgres_server.Server, name: str) -> Iterator[None]:
+    """Hold the lock that exports take turns by."""
+
+    def hold() -> None:
+        with suppress(RuntimeError):  # it ends by being ended
+            server.psql(f"SELECT pg_advisory_lock({_ADVISORY_KEY}), pg_sleep(30)", name)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        while server.psql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted", name) == "0":
+            time.sleep(0.02)
+        yield
+    finally:
+        server.psql("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted", name)
+        holder.join()
+
+
+def test_an_export_that_waits_can_be_interrupted_and_does_not_wait_for_ever(
+    yieldlab, lab: Path, server: postgres_server.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = server.new_database("cli")
+    yieldlab("data", "export", "--to", url)
+    with taken(server, "cli"):
+        interrupt = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+        interrupt.start()
+        told = yieldlab("data", "export", "--to", url)
+        interrupt.join()
+        assert (told.code, told.out, told.err) == (130, "", "interrupted\n")
+        monkeypatch.setattr("yieldlab.store._postgres_export.LOCK_SECONDS", 0.1)
+        told = yieldlab("data", "export", "--to", url)
+        assert told.code == 3
+        assert "canceling statement due to lock timeout" in told.err
+    assert yieldlab("data", "export", "--to", url).code == 0

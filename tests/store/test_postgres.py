@@ -124,6 +124,15 @@ def test_the_study_is_written_to_the_last_digit(server: postgres_server.Server, 
         assert [float(text) if text else None for text in line[4:]] == [row[name] for name in names]
 
 
+def test_what_leaves_the_store_leaves_in_parts_of_whole_pools(study: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yieldlab.store.PART_ROWS", 3_000)
+    parts = list(study.parts(ingested_by=study.cutoff()))
+    assert len(parts) > 3
+    assert pl.concat(parts).equals(study.metrics())
+    assert sum(part["pool_id"].n_unique() for part in parts) == 12
+    assert list(study.parts(ingested_by=START)) == []
+
+
 def test_an_export_again_changes_only_what_changed(server: postgres_server.Server, tmp_path: Path) -> None:
     where = postgres.database(server.new_database("again"))
     store = stored(tmp_path / "data", few(), symbol=["USDC"])
@@ -318,7 +327,7 @@ def test_parts_are_whole_pools_of_one_moment(
 ) -> None:
     where = postgres.database(server.new_database("parts"))
     postgres.export(study, where)
-    monkeypatch.setattr(postgres, "PART_ROWS", 2_000)
+    monkeypatch.setattr(postgres, "PART_ROWS", 500)  # less than a pool has
     monkeypatch.setattr("yieldlab.store._postgres.BATCH_BYTES", 20_000)
     with postgres.reading(where) as look:
         server.psql(
@@ -331,6 +340,7 @@ def test_parts_are_whole_pools_of_one_moment(
         server.psql("UPDATE yield_metrics SET apy_percent = 1; DELETE FROM yield_metrics WHERE asset_id = 12", "parts")
         parts = [first, *parts]
     assert len(parts) > 3
+    assert all(part.height >= 500 for part in parts)
     pools = [set(part["pool_id"]) for part in parts]
     assert sum(len(some) for some in pools) == len(set().union(*pools)) == 12
     together = pl.concat(parts).sort("pool_id", "time")

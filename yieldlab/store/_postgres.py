@@ -29,6 +29,7 @@ DEFAULTS = {
 BATCH_BYTES = 4_000_000
 PASSWORD_ADVICE = "the password is read from the variable PGPASSWORD or the file ~/.pgpass"
 
+_CANCELED = "57014"
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]*://")
 _SECRET = re.compile(r"pass(word|wd)|secret", re.IGNORECASE)
 
@@ -215,6 +216,9 @@ def _one_sentence(where: Database, errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except (errors, _BrokenOff) as error:
+        if getattr(error, "sqlstate", None) == _CANCELED and "timeout" not in str(error):
+            # While the driver waits it takes Ctrl-C itself, cancels the statement and tells only of that.
+            raise KeyboardInterrupt from error
         told = _told(error)
         advice = f"; {PASSWORD_ADVICE}" if "password" in told else ""
         raise DataError(f"{where.shown}: {told}{advice}") from error
