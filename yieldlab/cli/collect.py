@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from yieldlab.cli import groups
-from yieldlab.cli.failures import INTERRUPTED
 from yieldlab.cli.selection import SELECTION, selected
 from yieldlab.cli.session import Outcome, Session, command
-from yieldlab.errors import DataError, UsageError
+from yieldlab.errors import INTERRUPTED, DataError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

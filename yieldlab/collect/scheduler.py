@@ -183,7 +183,7 @@ class _Work:
         yield Ended(self.polls, self.failed, at_rest, self._collector.at_risk, time.monotonic() - began)
 
 
-class _Threads(BaseExecutor):
+class _Threads(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types
     """Runs each job in a thread of its own, which nobody has to wait for at the end."""
 
     def _do_submit_job(self, job: Job, run_times: list[datetime]) -> None:

@@ -37,7 +37,7 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return "never"
     left = round(seconds)
-    parts = []
+    parts: list[str] = []
     for name, length in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
         number, left = divmod(left, length)
         if number or parts:
