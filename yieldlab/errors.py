@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+#: The exit code of work that was interrupted.
+INTERRUPTED = 130
+
 
 class YieldlabError(Exception):
     """Something the user can mend. Its text is one sentence: what, which value, what would be right."""

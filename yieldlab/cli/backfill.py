@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from yieldlab.cli import groups
-from yieldlab.cli.failures import INTERRUPTED
 from yieldlab.cli.selection import SELECTION, selected
 from yieldlab.cli.session import Outcome, Session, command
-from yieldlab.errors import DataError
+from yieldlab.errors import INTERRUPTED, DataError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -13,9 +13,7 @@ from typing import TextIO
 
 import typer
 
-from yieldlab.errors import YieldlabError, did_you_mean
-
-INTERRUPTED = 130
+from yieldlab.errors import INTERRUPTED, YieldlabError, did_you_mean
 
 _NO_SPACE = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122")
 
