@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,10 +71,9 @@ def import_series(
     path = Path(path)
     now = now or datetime.now(UTC)
     raw = _read(path)
-    columns = _columns([c for c in raw.columns if c not in (ROW, REASON, *(where or {}))], name, value, path)
-    if raw.is_empty():
-        raise DataError(f"{path} has a header and no rows")
-    chosen = _chosen(raw, where or {}, path)
+    where = where or {}
+    chosen = _chosen(raw, where, path)
+    columns = _columns([column for column in chosen.columns if column != ROW], name, value, path, where)
     given = chosen.select(_names(chosen, name), *(pl.col(column).alias(ours) for ours, column in columns.items()), ROW)
     rows = typed_series(given, now).with_columns(given[ROW])
     bad = rows.filter(pl.col(REASON).is_not_null())
@@ -95,7 +94,7 @@ def import_series(
     appended = store.append_series(
         good.select("name", pl.col("time").alias("valid_at"), "value", *observed, source), now=now
     )
-    read = {*columns.values(), *_PLACEHOLDER.findall(name), *(where or {})}
+    read = {*columns.values(), *_PLACEHOLDER.findall(name), *where}
     return ImportedSeries(
         path=path,
         series=tuple(good["name"].unique().sort()),
@@ -115,7 +114,7 @@ def import_series(
     )
 
 
-def _columns(found: Sequence[str], name: str, value: str | None, path: Path) -> dict[str, str]:
+def _columns(found: Sequence[str], name: str, value: str | None, path: Path, where: Collection[str]) -> dict[str, str]:
     """Our column (time, value, observed_at, source) -> the file's column."""
     parts = _PLACEHOLDER.findall(name)
     if not _PLACEHOLDER.sub("", name).strip() and not parts:
@@ -139,7 +138,7 @@ def _columns(found: Sequence[str], name: str, value: str | None, path: Path) -> 
     if "time" not in columns:
         others = ", ".join(ALIASES["time"][1:])
         raise DataError(f"{path} needs a column 'time' (or {others}); it has: {', '.join(found) or 'none'}")
-    left = [column for column in found if column not in columns.values() and column not in parts]
+    left = [column for column in found if column not in (*columns.values(), *parts, *where)]
     if value is not None:
         if value not in found:
             raise UsageError(f"--value: {path} has no column {value!r}{did_you_mean(value, found)}")
@@ -153,6 +152,8 @@ def _columns(found: Sequence[str], name: str, value: str | None, path: Path) -> 
 
 def _chosen(raw: pl.DataFrame, where: Mapping[str, str], path: Path) -> pl.DataFrame:
     """The rows that are asked for, with their numbers in the file."""
+    if raw.is_empty():
+        raise DataError(f"{path} has a header and no rows")
     numbered = raw.drop(ROW, REASON, strict=False).with_columns(
         pl.Series(ROW, range(1, raw.height + 1), dtype=pl.Int64)
     )
