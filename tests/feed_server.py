@@ -41,7 +41,10 @@ PERIODS = {"h": 3_600, "d": 86_400, "w": 604_800}
 
 
 class FeedServer:
-    """The feed, its faults, and what it was asked. Everything may be changed while it serves."""
+    """The feed, its faults, and what it was asked. Everything may be changed while it serves.
+
+    With `fault_share`, set `hang_s`, `drip_s` and `retry_after_s` to what a test can wait for.
+    """
 
     def __init__(
         self,
