@@ -8,7 +8,7 @@ is added, dated as it was: replaying an old answer straight into the store would
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,25 +16,21 @@ from pathlib import Path
 import polars as pl
 
 from yieldlab import schema
-from yieldlab.collect import defillama
+from yieldlab.collect import defillama, polls, series
 from yieldlab.collect._http import Answer
+from yieldlab.collect._merging import merge
 from yieldlab.collect.archive import Archive, Fetch, fetch_rows, needed
 from yieldlab.collect.backfill import chart_descriptions, chart_rows
-from yieldlab.collect.polls import SOURCE as POLLS_SOURCE
-from yieldlab.collect.polls import commit
+from yieldlab.collect.defillama import Pools
 from yieldlab.collect.selection import POOL_ID, Selection
 from yieldlab.errors import DataError, UsageError
-from yieldlab.store import Store
+from yieldlab.store import Appended, Store
 
 #: Charts replayed in one commit.
 BATCH = 50
 
-_KEY = ["pool_id", "valid_at"]
-_REVISION = [*_KEY, "observed_at"]
-#: What the two routes of the feed tell of.
-_TOLD = {defillama.CHART_SOURCE: defillama.CHART_COLUMNS, POLLS_SOURCE: defillama.POOLS_COLUMNS}
+#: How descriptions are dated that no answer of /pools is left for.
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-_NO_METRICS = pl.DataFrame(schema={name: schema.YIELD_METRICS[name] for name in ("pool_id", "valid_at", "apy_percent")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +50,6 @@ class Rebuilt:
     replayed: int = 0
     #: Answers removed on purpose, after the time for which they are kept.
     expired: int = 0
-    #: Answers of other services, which no table here is made from.
-    others: int = 0
     #: Address and time of an answer -> why it could not be replayed.
     damaged: dict[str, str] = field(default_factory=dict)
     new: int = 0
@@ -82,7 +76,10 @@ def rebuild(store: Store, *, keep_raw_days: int, into: Path | None = None) -> It
     if into is not None:
         if into.exists() and any(into.iterdir()):
             raise UsageError(f"{into} is not empty; name a new folder to rebuild into")
-        yield from _replay(store, Store(into), fetches, keep_raw_days)
+        replica = Store(into)
+        yield from _replay(store, replica, fetches, keep_raw_days, copies=Archive(into / "raw"))
+        for name in ("pins", "conventions"):  # what was decided here, and not told by any answer
+            replica.record(name, store.recorded(name))
         return
     with tempfile.TemporaryDirectory(prefix=".rebuild-", dir=store.folder, ignore_cleanup_errors=True) as scratch:
         replica = Store(scratch)
@@ -90,40 +87,48 @@ def rebuild(store: Store, *, keep_raw_days: int, into: Path | None = None) -> It
             yield _merged(store, replica, event) if isinstance(event, Rebuilt) else event
 
 
-# -- replaying ------------------------------------------------------------------------------------------------------
-
-
-def _replay(store: Store, replica: Store, fetches: pl.DataFrame, keep_raw_days: int) -> Iterator[Event]:
-    """Take every kept answer of `store` into the empty `replica`."""
-    tape = _Tape(store, replica)
+def _replay(
+    store: Store, replica: Store, fetches: pl.DataFrame, keep_raw_days: int, copies: Archive | None = None
+) -> Iterator[Event]:
+    """Take every kept answer of `store` into the empty `replica`, and into `copies`, the archive it may have."""
+    archive, tape = Archive(store.folder / "raw"), _Tape(store, replica)
     result = Rebuilt(fetches.height)
     recent = needed(fetches, older_than=datetime.now(UTC) - timedelta(days=keep_raw_days))
-    asked_at = _asked_at(fetches, store.recorded("polls", columns=["polled_at", "outcome", "content_hash"]))
-    for number, (row, is_needed, poll) in enumerate(zip(fetches.iter_rows(), recent, asked_at, strict=True), start=1):
+    polled_at = _asked_at(fetches, store.recorded("polls", columns=["polled_at", "outcome", "content_hash"]))
+    for number, (row, is_needed) in enumerate(zip(fetches.iter_rows(), recent, strict=True)):
         fetch = Fetch(*row)
-        if fetch.kind not in ("pools", "chart"):
-            result = replace(result, others=result.others + 1)
-            continue
         try:
-            body = tape.archive.read(fetch.content_hash)
-            tape.play(
-                Answer(fetch.url, fetch.status, {}, body, poll or fetch.fetched_at, fetch.fetched_at), fetch, poll
-            )
+            body = archive.read(fetch.content_hash)
+            told = _parsed(fetch, body)
         except DataError as error:
-            if not is_needed and not tape.archive.path(fetch.content_hash).exists():
+            if not is_needed and not archive.path(fetch.content_hash).exists():
                 result = replace(result, expired=result.expired + 1)
             else:
                 name = f"{fetch.url} of {fetch.fetched_at:%Y-%m-%d %H:%M:%S} UTC"
                 result = replace(result, damaged=result.damaged | {name: str(error)})
-            continue
-        result = replace(result, replayed=result.replayed + 1)
-        yield Replayed(number, fetches.height)
+        else:
+            asked_at = polled_at.get(number)
+            answer = Answer(fetch.url, fetch.status, {}, body, asked_at or fetch.fetched_at, fetch.fetched_at)
+            if copies is not None:
+                copies.keep(answer)
+            tape.play(fetch, told, poll=answer if asked_at else None)
+            result = replace(result, replayed=result.replayed + 1)
+        yield Replayed(number + 1, fetches.height)
     tape.commit()
     yield replace(result, new=tape.new, revised=tape.revised)
 
 
-def _asked_at(fetches: pl.DataFrame, polls: pl.DataFrame) -> list[datetime | None]:
-    """Per fetch the instant at which a poll asked for it; none when it was no poll."""
+def _parsed(fetch: Fetch, body: bytes) -> Pools | pl.DataFrame:
+    """What an answer tells: all pools, or the rows of one pool or series. Raises DataError when it cannot be read."""
+    if fetch.kind == "pools":
+        return defillama.parse_pools(body)
+    if fetch.kind == "chart":
+        return defillama.parse_chart(body, str(fetch.key), fetched_at=fetch.fetched_at).frame
+    return series.parse(fetch.kind, str(fetch.key), body, fetch.fetched_at)
+
+
+def _asked_at(fetches: pl.DataFrame, polls: pl.DataFrame) -> dict[int, datetime]:
+    """Number of a fetch -> the instant at which a poll asked for it; for a fetch that was no poll there is none."""
     taken = polls.filter(pl.col("outcome").is_in(["stored", "unchanged"])).sort("polled_at")
     numbered = fetches.with_row_index("number").filter(pl.col("kind") == "pools").sort("fetched_at")
     pairs = taken.join_asof(
@@ -134,52 +139,57 @@ def _asked_at(fetches: pl.DataFrame, polls: pl.DataFrame) -> list[datetime | Non
         strategy="forward",
         check_sortedness=False,
     )
-    known = dict(pairs.drop_nulls("number").select("number", "polled_at").rows())
-    return [known.get(number) for number in range(fetches.height)]
+    return dict(pairs.drop_nulls("number").select("number", "polled_at").rows())
 
 
 class _Tape:
-    """Plays answers into a store: polls one by one, charts in batches."""
+    """Plays answers into a store: polls and series one by one, charts in batches."""
 
     def __init__(self, store: Store, replica: Store) -> None:
-        self.archive = Archive(store.folder / "raw")
         self._replica = replica
-        self._copies = Archive(replica.folder / "raw")
         events = store.recorded("pool_events", columns=["pool_id", "event_at", "event"])
         self._appeared = events.filter(pl.col("event") == "appeared").sort("event_at")
         self._feed: tuple[datetime, pl.DataFrame] | None = None
         self._charts: list[tuple[Fetch, pl.DataFrame]] = []
         self.new = self.revised = 0
 
-    def play(self, answer: Answer, fetch: Fetch, polled_at: datetime | None) -> None:
-        """Take in one answer; raises DataError when it cannot be read, and then nothing of it is in."""
-        if fetch.kind == "chart":
-            chart = defillama.parse_chart(answer.body, str(fetch.key), fetched_at=fetch.fetched_at)
+    def play(self, fetch: Fetch, told: Pools | pl.DataFrame, *, poll: Answer | None) -> None:
+        """Take in what one answer told; `poll` is the answer itself when it was one of the collector's."""
+        if isinstance(told, Pools):
+            self._pools(fetch, told, poll)
+        elif fetch.kind == "chart":
             if len(self._charts) >= BATCH or fetch.key in {other.key for other, _ in self._charts}:
                 self.commit()
-            self._charts.append((fetch, chart.frame))
+            self._charts.append((fetch, told))
         else:
-            pools = defillama.parse_pools(answer.body)
-            self.commit()
-            if polled_at is None:
-                self._feed = (fetch.fetched_at, pools.frame)
+            with self._replica.writing():
+                if told.height:
+                    self._count(self._replica.append_series(told, now=fetch.fetched_at))
                 self._replica.record("fetches", fetch_rows([fetch]))
-            elif (selection := self._collected_by(fetch.fetched_at)) is not None:
-                poll = commit(self._replica, answer, pools, selection)
-                self.new += poll.new + poll.changed
-        self._copies.keep(answer)
 
     def commit(self) -> None:
         """Put the charts that wait into the replica."""
         charts, self._charts = self._charts, []
         fetches = [fetch for fetch, _ in charts]
         rows = [chart_rows(frame, fetch.fetched_at) for fetch, frame in charts if frame.height]
-        looked_up_at, feed = self._feed or (datetime.now(UTC), pl.DataFrame(schema=schema.ASSETS))
+        looked_up_at, feed = self._feed or (_EARLIEST, pl.DataFrame(schema=schema.ASSETS))
         with self._replica.writing():
             if rows:
                 told = self._replica.append(pl.concat(rows), chart_descriptions(feed, fetches, looked_up_at))
-                self.new, self.revised = self.new + told.new, self.revised + told.revised
+                self._count(told)
             self._replica.record("fetches", fetch_rows(fetches))
+
+    def _pools(self, fetch: Fetch, pools: Pools, poll: Answer | None) -> None:
+        if poll is None:
+            self.commit()
+            self._feed = (fetch.fetched_at, pools.frame)
+            self._replica.record("fetches", fetch_rows([fetch]))
+        elif (selection := self._collected_by(fetch.fetched_at)) is not None:
+            done = polls.commit(self._replica, poll, pools, selection)
+            self.new += done.new + done.changed
+
+    def _count(self, told: Appended) -> None:
+        self.new, self.revised = self.new + told.new, self.revised + told.revised
 
     def _collected_by(self, fetched_at: datetime) -> Selection | None:
         """The pools that the collector followed when this answer came: those of which it had told that they appeared.
@@ -193,70 +203,13 @@ class _Tape:
         return Selection(pools=ids) if ids else None
 
 
-# -- in place -------------------------------------------------------------------------------------------------------
-
-
 def _merged(store: Store, replica: Store, rebuilt: Rebuilt) -> Rebuilt:
-    """Add to `store` what only `replica` knows."""
-    rebuilt = replace(rebuilt, new=0, revised=0)
-    if not replica.exists:
-        return rebuilt
-    with store.writing():
-        assets = _unknown_assets(store, replica)
-        # One append takes one description of a pool; those that come first go in with the rows.
-        turns = assets.with_columns(pl.int_range(pl.len()).over("pool_id").alias("turn")).sort("turn")
-        for source, columns in _TOLD.items():
-            rows = _unknown_rows(store, replica, source, columns)
-            if rows.height:
-                told = store.append(rows, turns.filter(pl.col("turn") == 0).drop("turn"))
-                rebuilt = replace(rebuilt, new=rebuilt.new + told.new, revised=rebuilt.revised + told.revised)
-        for turn in turns.partition_by("turn", maintain_order=True):
-            store.append(_NO_METRICS, turn.drop("turn"))
-        known = store.recorded("pool_events")
-        events = replica.recorded("pool_events").join(
-            known, on=schema.POOL_EVENTS.names(), how="anti", nulls_equal=True
-        )
-        store.record("pool_events", events)
-    return replace(rebuilt, described=assets.height, events=events.height)
-
-
-def _unknown_rows(store: Store, replica: Store, source: str, columns: Collection[str]) -> pl.DataFrame:
-    """The revisions of `replica` that tell, of their pool and instant, what `store` did not know at their time.
-
-    They have the columns that this route of the feed tells of, so that nothing known from elsewhere is hidden.
-    """
-    measured = [name for name in schema.MEASURED if name in columns]
-    rows = replica.history(columns=(*measured, "source")).filter(pl.col("source") == source)
-    rows = rows.select(*_REVISION, *measured, "source")
-    if not store.exists:
-        return rows
-    known = store.history(columns=measured).sort("observed_at", "ingested_at", maintain_order=True)
-    known = known.unique(_REVISION, keep="last", maintain_order=True)
-    before = known.select(*_REVISION, pl.lit(True).alias("seen"), *(pl.col(n).alias(f"{n}_known") for n in measured))
-    return _telling(rows.join(known, on=_REVISION, how="anti"), before, measured, by=_KEY)
-
-
-def _unknown_assets(store: Store, replica: Store) -> pl.DataFrame:
-    """The descriptions of `replica` that `store` did not have at their time, oldest first."""
-    rows = replica.descriptions().drop("ingested_at")
-    if not store.exists:
-        return rows.sort("observed_at", maintain_order=True)
-    known = store.descriptions().sort("observed_at", "ingested_at", maintain_order=True)
-    names = (pl.col(name).alias(f"{name}_known") for name in schema.DESCRIBED)
-    # What a pool was called first holds for the time before, too.
-    first = pl.when(pl.col("pool_id").is_first_distinct()).then(pl.lit(_EARLIEST, schema.UTC)).otherwise("observed_at")
-    before = known.select("pool_id", first.alias("observed_at"), pl.lit(True).alias("seen"), *names)
-    return _telling(rows, before, schema.DESCRIBED, by=["pool_id"])
-
-
-def _telling(rows: pl.DataFrame, before: pl.DataFrame, told: Sequence[str], *, by: list[str]) -> pl.DataFrame:
-    """The rows that tell something else than the last one of `before` (columns `..._known`) up to their time."""
-    joined = rows.sort("observed_at", maintain_order=True).join_asof(
-        before.sort("observed_at", maintain_order=True),
-        on="observed_at",
-        by=by,
-        strategy="backward",
-        check_sortedness=False,
+    """Add what only the replica knows; what that came to."""
+    done, described, events = merge(store, replica)
+    return replace(
+        rebuilt,
+        new=sum(told.new for told in done),
+        revised=sum(told.revised for told in done),
+        described=described,
+        events=events,
     )
-    differs = pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"{name}_known")) for name in told)
-    return joined.filter(pl.col("seen").is_null() | differs).select(rows.columns)

@@ -64,7 +64,7 @@ def rebuilt_lines(rebuilt: Rebuilt) -> Iterator[RenderableType]:
         yield words(["not replayed", "because"], [[name, reason] for name, reason in rebuilt.damaged.items()])
     yield (
         f"{rebuilt.replayed:,} of {count(rebuilt.answers, 'answer')} replayed, {rebuilt.expired:,} expired, "
-        f"{len(rebuilt.damaged):,} damaged, {rebuilt.others:,} of other services; {rebuilt.new:,} rows new, "
+        f"{len(rebuilt.damaged):,} damaged; {rebuilt.new:,} rows new, "
         f"{rebuilt.revised:,} revised, {count(rebuilt.described, 'description')} and "
         f"{count(rebuilt.events, 'event')} added"
     )

@@ -7,7 +7,7 @@ read, compare and append.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -199,6 +199,11 @@ class Store:
             rows = rows.filter(pl.col("ingested_at") <= utc(ingested_by))
         return latest_assets(rows, None if as_of is None else utc(as_of))
 
+    def descriptions(self) -> pl.DataFrame:
+        """Every description of every pool that was ever known, with its clocks; in no order."""
+        self._require()
+        return self._all_assets()
+
     def metrics(
         self,
         *,
@@ -220,11 +225,13 @@ class Store:
         as_of: datetime | None = None,
         ingested_by: datetime | None = None,
         since: datetime | None = None,
+        pools: Collection[str] | None = None,
         columns: Sequence[str] | None = None,
     ) -> pl.DataFrame:
         """Every revision observed by `as_of` and stored by `ingested_by`: keys, clocks and `columns`; in no order.
 
-        With `since` only those of instants from then on, which reads no more than the files that have such.
+        With `since` only those of instants from then on, which reads no more than the files that have such; with
+        `pools` only those of these.
         """
         self._require()
         wanted = tuple(columns) if columns is not None else tuple(schema.YIELD_METRICS.names())
@@ -236,6 +243,8 @@ class Store:
         query = self._metrics.scan().select(list(dict.fromkeys((*METRICS.key, *CLOCKS, *wanted))))
         if since is not None:
             query = query.filter(pl.col("valid_at") >= utc(since))
+        if pools is not None:
+            query = query.filter(pl.col("pool_id").is_in(list(pools)))
         if as_of is not None:
             query = query.filter(pl.col("observed_at") <= utc(as_of))
         if ingested_by is not None:
@@ -294,6 +303,10 @@ class Store:
         if ingested_by is not None:
             query = query.filter(pl.col("ingested_at") <= utc(ingested_by))
         return latest(self._series.collect(query), SERIES.key)
+
+    def series_history(self) -> pl.DataFrame:
+        """Every revision of every series, with its clocks; in no order."""
+        return self._series.collect(self._series.scan()) if self._series.exists else pl.DataFrame(schema=schema.SERIES)
 
     def series_names(self) -> list[str]:
         """The names of the series beside the pools, sorted."""
