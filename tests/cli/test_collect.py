@@ -89,6 +89,12 @@ def test_a_feed_that_is_not_there_is_a_data_error_and_is_recorded(yieldlab, empt
     assert polls(Path("data")) == ["failed"]
 
 
+def test_real_pools_beside_made_up_ones_are_worth_a_warning(yieldlab, once) -> None:
+    yieldlab("data", "sample")
+    assert "also holds synthetic pools" in once().err
+    assert "also holds synthetic pools" not in once().err
+
+
 def test_refused_rows_and_unknown_pools_make_one_poll_partial(once, server: FeedServer) -> None:
     server.change(server.pool_ids[0], apy="NaN")
     told = once()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import gzip
+import json
+import os
 import random
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -20,7 +25,7 @@ from yieldlab.collect import defillama, heartbeat
 from yieldlab.collect._http import Answer, Client
 from yieldlab.collect.archive import Archive
 from yieldlab.collect.collector import Collector
-from yieldlab.collect.polls import SOURCE, Poll, commit
+from yieldlab.collect.polls import SOURCE, Poll, Today, commit
 from yieldlab.collect.selection import Selection
 from yieldlab.errors import DataError
 from yieldlab.store import Store
@@ -140,13 +145,14 @@ def test_a_refused_row_costs_no_other_and_its_pool_has_not_vanished(server: Feed
     assert (poll.outcome, poll.refused, poll.changed, poll.vanished) == ("stored", 1, 1, 0)
 
 
-def test_a_random_feed_leaves_what_a_slow_reading_of_it_says(store: Store) -> None:
+@pytest.mark.parametrize("today", [None, Today()], ids=["read again", "remembered"])
+def test_a_random_feed_leaves_what_a_slow_reading_of_it_says(store: Store, today: Today | None) -> None:
     draw = random.Random(11)
     with FeedServer(pools=8, days=3) as server:
         world = server.pools()
     rows, last, expected = world, {}, []
     at, told = NOON, b""
-    for _ in range(40):
+    for _ in range(30):
         at += timedelta(hours=draw.choice([1, 2, 9]))
         if draw.random() < 0.8:
             world = [row | ({"apy": draw.randint(0, 3) * 1.5} if draw.random() < 0.3 else {}) for row in world]
@@ -160,11 +166,35 @@ def test_a_random_feed_leaves_what_a_slow_reading_of_it_says(store: Store) -> No
                 expected.append((row["pool"], at, row["apy"]))
                 counts[before is not None] += 1
             last[row["pool"], at.date()] = now
-        poll = commit_rows(store, rows, at=at)
+        answer = answer_of(rows, at=at)
+        poll = commit(store, answer, defillama.parse_pools(answer.body), Selection(), today=today)
         assert (poll.new, poll.changed, poll.outcome == "unchanged") == (*counts, body == told)
         told = body
     found = rows_of(store).select("pool_id", "valid_at", "apy_percent").rows()
     assert found == sorted(expected, key=lambda row: (row[1], row[0]))
+
+
+def test_an_answer_that_waited_longer_than_a_later_one_leaves_the_later_one_in_force(store: Store) -> None:
+    with FeedServer(pools=1, days=3) as server:
+        [row] = server.pools()
+    today, selection = Today(), Selection()
+    for hours, apy in [(0, 1.0), (2, 3.0), (1, 2.0), (3, 2.0), (4, 2.0)]:
+        answer = answer_of([row | {"apy": apy, "mu": hours}], at=NOON + timedelta(hours=hours))
+        commit(store, answer, defillama.parse_pools(answer.body), selection, today=today)
+    assert rows_of(store)["apy_percent"].to_list() == [1.0, 2.0, 3.0, 2.0]
+
+
+def test_the_real_snapshot_is_stored_row_by_row(store: Store) -> None:
+    folder = os.environ.get("YIELDLAB_REAL_DATA")
+    if not folder or not (Path(folder) / "pools_snapshot.json.gz").is_file():
+        pytest.skip("set YIELDLAB_REAL_DATA to a folder with pools_snapshot.json.gz")
+    body = gzip.decompress((Path(folder) / "pools_snapshot.json.gz").read_bytes())
+    answer = Answer("http://feed/pools", 200, {}, body, NOON, NOON + timedelta(seconds=1))
+    told = json.loads(body)["data"]
+    poll = commit(store, answer, defillama.parse_pools(body), Selection())
+    assert (poll.pools, poll.new, poll.refused) == (len(told), len(told), 0)
+    rows = rows_of(store).select("pool_id", "apy_percent", "tvl_usd").sort("pool_id").rows()
+    assert rows == sorted((row["pool"], row["apy"], row["tvlUsd"]) for row in told)
 
 
 # -- which pools -------------------------------------------------------------------------------------------------------
@@ -379,6 +409,43 @@ def test_a_damaged_journal_costs_only_itself(server: FeedServer, store: Store) -
     collector = collector_of(server, store)
     assert collector.poll().outcome == "stored"
     assert collector.beat.waiting == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    try:
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
+    except OSError as error:
+        pytest.skip(f"there is no mount command: {error}")
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs rights that this process does not have")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_after_hours_on_a_disk_that_is_really_full_all_is_stored(server: FeedServer, small_disk: Path) -> None:
+    store = Store(small_disk / "data")
+    collector = collector_of(server, store)
+    assert collector.poll().outcome == "stored"
+    filler = small_disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(b"x" * 512):
+            pass
+    for apy in (1.0, 2.0):
+        server.change(server.pool_ids[0], apy=apy)
+        assert collector.poll().outcome == "failed"
+        assert collector.set_state("waiting") is not None, "the heartbeat has no room either"
+        assert rows_of(store).height == 6
+    filler.unlink()
+    server.change(server.pool_ids[0], apy=3.0)
+    assert collector.poll().outcome == "stored"
+    values = rows_of(store).filter(pl.col("pool_id") == server.pool_ids[0])["apy_percent"].to_list()
+    assert values[1:] == [1.0, 2.0, 3.0]
+    assert (collector.at_risk, collector.beat.lost, collector.set_state("waiting")) == (0, 0, None)
+    assert not [path for path in store.folder.iterdir() if path.name.startswith(".collector")], "no half heartbeat"
 
 
 def no_room(*_: object, **__: object) -> None:

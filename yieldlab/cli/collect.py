@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from yieldlab.cli import groups
+from yieldlab.cli.data import synthetic_pools
 from yieldlab.cli.selection import SELECTION, selected
 from yieldlab.cli.session import Outcome, Session, command
 from yieldlab.errors import INTERRUPTED, DataError, UsageError
@@ -60,6 +61,8 @@ def collect(
     from yieldlab.store import collector_lock
 
     settings, store = session.settings, session.store
+    if store.exists and store.recorded("polls", columns=["outcome"]).is_empty() and synthetic_pools(store):
+        session.say("warning: this data folder also holds synthetic pools; keep real data in a folder of its own")
     with collector_lock(store.folder), _stopper() as stop:
         client = Client(settings.base_url, requests_per_minute=settings.requests_per_minute, stop=stop.event)
         collector = Collector(

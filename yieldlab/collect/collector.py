@@ -17,7 +17,7 @@ from yieldlab.collect._http import Client, Stopped
 from yieldlab.collect.archive import Archive
 from yieldlab.collect.defillama import Pools
 from yieldlab.collect.journal import Journal, Waiting
-from yieldlab.collect.polls import Poll, commit
+from yieldlab.collect.polls import Poll, Today, commit
 from yieldlab.collect.selection import Selection
 from yieldlab.errors import YieldlabError
 from yieldlab.store import Store
@@ -55,6 +55,7 @@ class Collector:
         #: Answers that another process received: what it wrote of them is not known.
         self._inherited = frozenset(entry.fetched_at for entry in self._journal.waiting())
         self._passed_over: Counter[datetime] = Counter()
+        self._today = Today()
         self._polls = 0
         self._has_conventions = False
         self.beat = self._first_beat(every)
@@ -133,7 +134,8 @@ class Collector:
                 answer = self._journal.answer(entry)
                 pools = parsed.get(entry.fetched_at) or defillama.parse_pools(answer.body)
                 inherited = entry.fetched_at in self._inherited
-                done.append(commit(self.store, answer, pools, self._selection, again=inherited))
+                poll = commit(self.store, answer, pools, self._selection, today=self._today, again=inherited)
+                done.append(poll)
             except BaseException as error:  # noqa: BLE001  # the answer waits; the next poll tries again
                 done.append(_failure(entry.asked_at, error))
                 refused.append(entry)

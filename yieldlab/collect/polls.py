@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, fields
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
@@ -73,12 +73,53 @@ class Choice:
     pins: pl.DataFrame
 
 
-def commit(store: Store, answer: Answer, pools: Pools, selection: Selection, *, again: bool = False) -> Poll:
+class Today:
+    """The last row of every pool that polls stored on one UTC day, read once and then kept up to date.
+
+    For the one process that collects: rows of polls that another one adds meanwhile are not seen.
+    """
+
+    def __init__(self) -> None:
+        self._rows: pl.DataFrame | None = None
+        #: The latest instant of asking whose rows are stored.
+        self._until = datetime.min.replace(tzinfo=UTC)
+
+    def before(self, store: Store, asked_at: datetime) -> pl.DataFrame:
+        """Of every pool the last row of the UTC day of `asked_at` that is older than it."""
+        if self._rows is None or asked_at <= self._until or asked_at.date() != self._until.date():
+            return _of_this_day(store, asked_at)
+        return self._rows
+
+    def keep(self, asked_at: datetime, before: pl.DataFrame, added: pl.DataFrame) -> None:
+        """The rows asked for at `asked_at` are in the store."""
+        if asked_at <= self._until:  # an answer that had waited longer than a later one
+            self.forget()
+            return
+        rows = added.select(name for name in before.columns if name in added.columns)
+        self._rows = pl.concat([before, rows], how="diagonal").unique("pool_id", keep="last", maintain_order=True)
+        self._until = asked_at
+
+    def forget(self) -> None:
+        """What the store holds now is not known."""
+        self._rows = None
+
+
+def commit(
+    store: Store,
+    answer: Answer,
+    pools: Pools,
+    selection: Selection,
+    *,
+    today: Today | None = None,
+    again: bool = False,
+) -> Poll:
     """Write all that one answer brings; raises when the store does not take it, and may then be done again.
 
-    `again` says that another process received the answer, and may have written some of it, or all.
+    `today` is kept by who commits one answer after the other. `again` says that another process received the answer,
+    and may have written some of it, or all.
     """
     began = time.monotonic()
+    today = today or Today()
     with store.writing():
         polls = store.recorded("polls", columns=["polled_at", "outcome", "content_hash"])
         stored = polls.filter(pl.col("outcome") == "stored").sort("polled_at")
@@ -98,7 +139,10 @@ def commit(store: Store, answer: Answer, pools: Pools, selection: Selection, *, 
             at=answer.fetched_at,
         )
         rows = observations(chosen, asked_at=answer.asked_at, fetched_at=answer.fetched_at)
-        added = differing(rows, _of_this_day(store, answer.asked_at))
+        before = today.before(store, answer.asked_at)
+        # Whatever ends this before its end, the store is to be read again.
+        today.forget()
+        added = differing(rows, before)
         if added.height or (events.height and store.exists):
             followed = feed.filter(_is_one_of(last["pool_id"]) | _is_one_of(chosen["pool_id"]))
             store.append(added.drop("seen"), descriptions(followed, fetched_at=answer.fetched_at))
@@ -121,6 +165,7 @@ def commit(store: Store, answer: Answer, pools: Pools, selection: Selection, *, 
         store.record("fetches", _fetch(store, answer, again=again))
         if not (again and polls.filter(_is_decided() & (pl.col("polled_at") == answer.asked_at)).height):
             store.record("polls", poll.row())
+    today.keep(answer.asked_at, before, added)
     return poll
 
 
@@ -193,13 +238,14 @@ def choose(store: Store, feed: pl.DataFrame, selection: Selection, *, now: datet
 def _of_this_day(store: Store, asked_at: datetime) -> pl.DataFrame:
     """Of every pool the last row that a poll stored on the UTC day of `asked_at`, before it."""
     if not store.exists:
-        return pl.DataFrame(schema=schema.YIELD_METRICS)
+        return pl.DataFrame(schema=schema.YIELD_METRICS).select("pool_id", *schema.MEASURED)
     midnight = asked_at.replace(hour=0, minute=0, second=0, microsecond=0)
     rows = store.history(since=midnight, columns=("pool_id", "valid_at", *schema.MEASURED, "source"))
     return (
         rows.filter((pl.col("source") == SOURCE) & (pl.col("valid_at") < asked_at))
         .sort("pool_id", "valid_at", "observed_at", "ingested_at")
         .unique("pool_id", keep="last", maintain_order=True)
+        .select("pool_id", *schema.MEASURED)
     )
 
 
