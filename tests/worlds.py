@@ -22,10 +22,27 @@ class World:
     t_end: int
     accrual: str
     risk_free: float
+    delisted: str
+    delisted_loss: float
+    dead_after_days: int
 
     @property
     def market(self) -> Market:
-        return Market.from_panel(self.panel, accrual=self.accrual)
+        return self.market_of(self.panel)
+
+    def market_of(self, panel: Panel) -> Market:
+        """The market of this or another panel under this world's parameters."""
+        return Market.from_panel(
+            panel,
+            accrual=self.accrual,
+            delisted=self.delisted,
+            delisted_loss=self.delisted_loss,
+            dead_after_days=self.dead_after_days,
+        )
+
+    @property
+    def loss(self) -> float:
+        return self.delisted_loss if self.delisted == "loss" else 0.0
 
     @property
     def days(self) -> np.ndarray:
@@ -64,6 +81,7 @@ def make(seed: int, *, trials: int = 1, smooth: bool = False) -> World:
         {"apy": apy, "tvl_usd": tvl},
         max_stale_days=int(g.choice([0, 1, 3, 10])),
     )
+    deaths = np.random.default_rng([seed, 1])  # a generator of its own, so that a world is the same without deaths
     t_start = int(g.integers(0, rows))
     t_end = int(g.integers(t_start, rows))
     if g.random() < 0.6:
@@ -77,6 +95,9 @@ def make(seed: int, *, trials: int = 1, smooth: bool = False) -> World:
         t_end=t_end,
         accrual=str(g.choice(["trailing", "leading"])),
         risk_free=float(g.choice([0.0, 0.0, 0.03])),
+        delisted=str(deaths.choice(["hold", "exit", "loss"])),
+        delisted_loss=float(deaths.choice([0.0, 0.2, 0.5, 0.999, 1.0, 1.0])),
+        dead_after_days=panel.max_stale_days + int(deaths.choice([0, 0, 1, 4])),
     )
 
 

@@ -57,7 +57,8 @@ class BacktestResult:
 
     `trials`: one row per strategy: trial_id, strategy, its parameters (null where a strategy has no such one), the
     measures of docs/accounting.md, and the reason if it failed. `equity`: time, strategy, equity_usd. `trades`:
-    strategy, time, pool_id, amount_usd (a withdrawal is negative), cost_usd, gas_usd. `failures`: strategy, reason.
+    strategy, time, pool_id, amount_usd (a withdrawal is negative), cost_usd, gas_usd, written_off_usd. `failures`:
+    strategy, reason.
     `params` maps each strategy to its parameters, `sources` to the text of its file.
     """
 
@@ -291,8 +292,7 @@ def _result(
     ran = [(label, each) for label, each in zip(labels, outcomes, strict=True) if isinstance(each, simulate.Ledger)]
     equity = [path(each, 0, strategy=label) for label, each in ran if each.status[0] == 0]
     trades = [
-        each.trades.select(pl.lit(label).alias("strategy"), "time", "pool_id", "amount_usd", "cost_usd", "gas_usd")
-        for label, each in ran
+        each.trades.select(pl.lit(label).alias("strategy"), pl.exclude("trial", "row", "pool")) for label, each in ran
     ]
     failures = trials.filter(pl.col("reason").is_not_null()).select("strategy", "reason")
     if not equity:
@@ -310,7 +310,7 @@ def _result(
 
 def no_measures(rows: int) -> pl.DataFrame:
     """(R rows) every measure as null, in the types of a ledger's: what a trial that failed has."""
-    counts = ("rebalances", "trades", "skipped", "unaffordable")
+    counts = ("rebalances", "trades", "skipped", "unaffordable", "delistings")
     return pl.DataFrame(
         [
             pl.Series(name, [None], pl.Int64 if name in counts else pl.Float64).new_from_index(0, rows)

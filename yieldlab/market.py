@@ -51,7 +51,9 @@ class Market:
     `growth` (T, N) is the factor between rows t-1 and t, 1 where the APY
     it rests on is missing; row 0 is 1. `index` (N, T) is its running product, pool by pool. `apy` and `tvl_usd` (T, N)
     are carried, NaN = missing. `next_missing` (N, T + 1) is the first row >= t whose growth rests on a missing APY, T
-    if there is none.
+    if there is none. `next_dead` (N, T + 1) is the first row >= t on which the pool counts as delisted, T if there is
+    none; it is None where a delisted pool is held on. `loss` is the share of a position that is written
+    off when it does not.
     """
 
     times: NDArray[np.datetime64]
@@ -61,17 +63,39 @@ class Market:
     apy: Floats
     tvl_usd: Floats
     next_missing: NDArray[np.int32]
+    next_dead: NDArray[np.int32] | None
+    loss: float
     accrual: str
     max_stale_days: int
 
     @classmethod
-    def from_panel(cls, panel: Panel, *, accrual: str = "trailing") -> Self:
+    def from_panel(
+        cls,
+        panel: Panel,
+        *,
+        accrual: str = "trailing",
+        delisted: str = "hold",
+        delisted_loss: float = 1.0,
+        dead_after_days: int = 30,
+        seen: Panel | None = None,
+    ) -> Self:
         """The market of a panel that holds `apy`; without `tvl_usd` every TVL is missing.
 
-        Raises UsageError for an unknown accrual; DataError for a panel without a row, a pool or an APY, and for an APY
-        of -100 % or less or an infinite value.
+        A pool is dead on row t when its last APY is more than `dead_after_days` old, by the observations of `seen`
+        (default: the panel itself; one that has been cleaned lacks some that were made).
+
+        Raises UsageError for a market parameter that cannot be; DataError for a panel without a row, a pool or an APY,
+        and for an APY of -100 % or less or an infinite value.
         """
-        check_known("accrual", [accrual], ACCRUALS)
+        given: dict[str, Value] = {
+            "accrual": accrual,
+            "delisted": delisted,
+            "delisted_loss": delisted_loss,
+            "dead_after_days": dead_after_days,
+        }
+        for name, value in given.items():
+            check_value(name, value)
+        check_together({**given, "max_stale_days": panel.max_stale_days})
         rows, pools = panel.shape
         if rows == 0 or pools == 0:
             raise DataError(f"a market needs at least one row and one pool, not {rows} x {pools}")
@@ -104,11 +128,14 @@ class Market:
             apy=apy,
             tvl_usd=panel["tvl_usd"] if "tvl_usd" in panel.fields else np.full_like(apy, np.nan),
             next_missing=_next_true(missing),
+            next_dead=_next_dead(panel if seen is None else seen, delisted, dead_after_days),
+            loss=float(delisted_loss) if delisted == "loss" else 0.0,
             accrual=accrual,
             max_stale_days=panel.max_stale_days,
         )
-        for array in (market.growth, market.index, market.tvl_usd, market.next_missing):
-            array.flags.writeable = False
+        for array in (market.growth, market.index, market.tvl_usd, market.next_missing, market.next_dead):
+            if array is not None:
+                array.flags.writeable = False
         return market
 
     @property
@@ -130,9 +157,19 @@ def prepare(panel: Panel, params: Mapping[str, Value]) -> Panel:
     return prepared.with_cleaned_apy(cleaned.values, winsorized=changed)
 
 
-def build(prepared: Panel, params: Mapping[str, Value]) -> Market:
-    """The market of a prepared panel under the market parameters of `BUILDING`."""
-    return Market.from_panel(prepared, accrual=str(params["accrual"]))
+def build(prepared: Panel, params: Mapping[str, Value], *, seen: Panel | None = None) -> Market:
+    """The market of a prepared panel under the market parameters of `BUILDING`. `seen` is the panel before it was
+    prepared: an observation that cleaning masked still shows that its pool is listed."""
+    loss = params["delisted_loss"]
+    assert isinstance(loss, int | float)
+    return Market.from_panel(
+        prepared,
+        accrual=str(params["accrual"]),
+        delisted=str(params["delisted"]),
+        delisted_loss=float(loss),
+        dead_after_days=_whole(params["dead_after_days"]),
+        seen=seen,
+    )
 
 
 class Markets:
@@ -159,7 +196,7 @@ class Markets:
         panel = self.panel(params)
         key = tuple(params[name] for name in BUILDING)
         if key not in self._made:
-            self._made[key] = build(panel, params)
+            self._made[key] = build(panel, params, seen=self._original)
         return self._made[key]
 
 
@@ -199,6 +236,13 @@ def _next_true(flags: NDArray[np.bool_]) -> NDArray[np.int32]:
     where = np.where(flags.T, np.arange(rows, dtype=np.int32)[None, :], np.int32(rows))
     result[:, :rows] = np.minimum.accumulate(where[:, ::-1], axis=1)[:, ::-1]
     return result
+
+
+def _next_dead(panel: Panel, delisted: str, dead_after_days: int) -> NDArray[np.int32] | None:
+    """(N, T + 1) as in Market; None when a delisted pool is held on."""
+    if delisted == "hold":
+        return None
+    return _next_true(panel.age("apy") > dead_after_days)  # a pool that was never observed has no age and is not dead
 
 
 def _day(panel: Panel, row: int) -> str:

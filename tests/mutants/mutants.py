@@ -7,6 +7,8 @@ from typing import NamedTuple
 WALK = "yieldlab/simulate/_kernels.py"
 ACCRUAL = "yieldlab/simulate/_accrual_kernels.py"
 CHOICE = "yieldlab/simulate/_choice_kernels.py"
+DELISTING = "yieldlab/simulate/_delisting_kernels.py"
+RECORD = "yieldlab/simulate/_record_kernels.py"
 MEASURES = "yieldlab/metrics/_kernels.py"
 MARKET = "yieldlab/market.py"
 RANKING = "yieldlab/simulate/__init__.py"
@@ -90,8 +92,8 @@ MUTANTS = (
     Mutant(
         "takes parted trials past the decision on which they parted",
         WALK,
-        "t if outcome == PARTED else decide",
-        "decide",
+        "\n            decide = t\n",
+        "\n",
     ),
     Mutant(
         "joins trials again without comparing their mixes",
@@ -145,7 +147,7 @@ MUTANTS = (
     ),
     Mutant("writes no gas into the trace", WALK, "TRADE_GAS] = gas_usd", "TRADE_GAS] = 0.0"),
     Mutant("writes no cost into the trace", WALK, "TRADE_COST] = costs[r] * abs(amount)", "TRADE_COST] = 0.0"),
-    Mutant("gives up a move that leaves little", WALK, "RUIN_TOLERANCE = 1e-12", "RUIN_TOLERANCE = 1e-4"),
+    Mutant("gives up a move that leaves little", RECORD, "RUIN_TOLERANCE = 1e-12", "RUIN_TOLERANCE = 1e-4"),
     Mutant(
         "lets equity leave the floats",
         WALK,
@@ -165,4 +167,64 @@ MUTANTS = (
         "        invested += mix[h]\n",
         "        invested += mix[h] * growth[t + 1, pool[h]]\n",
     ),
+    Mutant(
+        "takes a pool for dead on the last day of its grace", MARKET, ") > dead_after_days)", ") >= dead_after_days)"
+    ),
+    Mutant("takes a masked yield for a pool that is gone", MARKET, "panel if seen is None else seen", "panel"),
+    Mutant("writes down what is only to be sold", MARKET, 'if delisted == "loss" else', 'if delisted != "hold" else'),
+    Mutant(
+        "holds what was delisted until the next decision",
+        WALK,
+        "t_next = min(decide, death, t_last)",
+        "t_next = min(decide, t_last)",
+    ),
+    Mutant(
+        "forgets after one delisting that another may follow",
+        WALK,
+        "= worth[r]\n            death = first_death(next_dead, pool, held, t + 1, never)\n",
+        "= worth[r]\n            death = never\n",
+    ),
+    Mutant(
+        "looks for no death of what it has bought",
+        WALK,
+        "            death = first_death(next_dead, pool, held, t + 1, never)\n        if stand[STOPS]",
+        "            death = min(death, never)\n        if stand[STOPS]",
+    ),
+    Mutant(
+        "takes parted trials past the delisting on which they parted",
+        WALK,
+        "stand[DUE] = outcome == PARTED and t == death",
+        "stand[DUE] = 0",
+    ),
+    Mutant(
+        "leaves the equity of a delisting's bar as it was",
+        WALK,
+        "                equity[r, t - t_first] = worth[r]\n            death",
+        "                pass\n            death",
+    ),
+    Mutant(
+        "buys what was delisted since the row decided on",
+        CHOICE,
+        "and may_be_dead and next_dead[i, t] == t",
+        "and False",
+    ),
+    Mutant(
+        "lets trials of different costs walk together past a sale",
+        DELISTING,
+        "if worth.size > 1 and loss < 1.0:",
+        "if False:",
+    ),
+    Mutant("writes nothing down", DELISTING, "left = mix[h] * (1.0 - loss)", "left = mix[h]"),
+    Mutant(
+        "sells what was delisted at no cost", DELISTING, "brings = left * (1.0 - cost) - gas", "brings = left - gas"
+    ),
+    Mutant("pays gas for what brings nothing", DELISTING, "is_sold = brings > TRADE_TOLERANCE", "is_sold = True"),
+    Mutant("keeps a delisted pool among the held", DELISTING, "        slot[i] = -1\n", ""),
+    Mutant("leaves the sale out of turnover", DELISTING, "            moved += left\n", ""),
+    Mutant("counts what was sold as lost", DELISTING, "lost = mix[h] - sold", "lost = mix[h]"),
+    Mutant("keeps the shares of a larger V", DELISTING, "        mix[h] /= kept\n", "        pass\n"),
+    Mutant("counts only what could be sold", DELISTING, "DELISTINGS] += dead", "DELISTINGS] += sales"),
+    Mutant("goes on after all is lost", DELISTING, "if not kept > RUIN_TOLERANCE:", "if not kept > -1e300:"),
+    Mutant("writes no loss into the trace", DELISTING, "OFF] = lost * worth[r]", "OFF] = 0.0"),
+    Mutant("writes no gas of a delisting into the trace", DELISTING, "gas_usd if is_sold else 0.0", "0.0"),
 )

@@ -26,6 +26,8 @@ DEFAULTS = {
 class Result:
     equity: np.ndarray
     trades: list[tuple[int, int, float]] = field(default_factory=list)  # (row, pool, USD into the pool)
+    buried: list[tuple[int, int, float, float]] = field(default_factory=list)  # (row, pool, USD sold, USD written off)
+    failed: bool = False
     turnover: float = 0.0
     cost_paid: float = 0.0
     yield_accrued: float = 0.0
@@ -34,6 +36,7 @@ class Result:
     unaffordable: int = 0
     invested: float = 0.0
     stale: float = 0.0
+    written_off: float = 0.0
     branches: set[str] = field(default_factory=set)
 
 
@@ -50,8 +53,23 @@ def carry(raw, days, max_stale_days):
     return carried
 
 
-def simulate(days, apy, tvl, signal, policy, *, capital, t_start, t_end, accrual="trailing"):
-    """Walk one policy over carried `apy`, `tvl` and `signal` (T, N); returns a Result."""
+def deaths(raw, days, dead_after_days):
+    """(T, N) whether the pool was observed before, and last so long ago that it counts as delisted."""
+    dead = np.zeros(raw.shape, dtype=bool)
+    for i in range(raw.shape[1]):
+        seen = None
+        for t in range(raw.shape[0]):
+            if not np.isnan(raw[t, i]):
+                seen = t
+            dead[t, i] = seen is not None and days[t] - days[seen] > dead_after_days
+    return dead
+
+
+def simulate(days, apy, tvl, signal, policy, *, capital, t_start, t_end, accrual="trailing", dead=None, loss=0.0):
+    """Walk one policy over carried `apy`, `tvl` and `signal` (T, N); returns a Result.
+
+    `dead` (T, N) says when pools count as delisted; without it they are held on. `loss` is written off then.
+    """
     p = {**DEFAULTS, **policy}
     pools = apy.shape[1]
     position = np.zeros(pools)
@@ -69,11 +87,45 @@ def simulate(days, apy, tvl, signal, policy, *, capital, t_start, t_end, accrual
                     grown = position[i] * (1 + rate) ** ((days[t] - days[t - 1]) / 365)
                     result.yield_accrued += grown - position[i]
                     position[i] = grown
+        if dead is not None:
+            cash = _bury(t, position, cash, dead[t], loss, p, result)
+            if result.failed:
+                return result
         d = t - p["lag"]
         if (t - t_start) % p["every"] == 0 and d >= 0 and d >= p["warmup"]:
-            position, cash = _rebalance(t, d, position, cash, apy, tvl, signal, p, result)
+            listed = np.full(apy.shape[1], True) if dead is None else ~dead[t]
+            position, cash = _rebalance(t, d, position, cash, apy, tvl, np.where(listed, signal, np.nan), p, result)
+            if any(math.isfinite(signal[d, i]) and not math.isnan(apy[d, i]) and not listed[i] for i in range(pools)):
+                result.branches.add("dead since the decision")
         result.equity[t - t_start] = cash + position.sum()
     return result
+
+
+def _bury(t, position, cash, dead, loss, p, result):
+    """Write down and sell what is held in dead pools, in place; returns the cash."""
+    value = cash + position.sum()
+    for i in range(position.size):
+        if not (position[i] > 0 and dead[i]):
+            continue
+        left = position[i] * (1 - loss)
+        brings = left * (1 - p["cost"]) - p["gas_usd"]
+        if brings > TOLERANCE * value:
+            result.branches.add("delisted and sold")
+            result.trades.append((t, i, -left))
+            result.turnover += left / (2 * value)
+            result.cost_paid += p["cost"] * left + p["gas_usd"]
+            cash += brings
+            sold = left
+        else:
+            result.branches.add("delisted and abandoned" if left > 0 else "delisted and lost")
+            sold = 0.0
+        result.written_off += position[i] - sold
+        result.buried.append((t, i, sold, position[i] - sold))
+        position[i] = 0.0
+    if cash + position.sum() <= RUIN * value:
+        result.branches.add("lost all")
+        result.failed = True
+    return cash
 
 
 def _rebalance(t, d, position, cash, apy, tvl, signal, p, result):
@@ -234,6 +286,8 @@ def measures(result, capital, days, risk_free=0.0):
     out["trades"] = len(result.trades)
     out["skipped"] = result.skipped
     out["unaffordable"] = result.unaffordable
+    out["delistings"] = len(result.buried)
     out["cost_paid"] = result.cost_paid
+    out["written_off"] = result.written_off
     out["stale_share"] = result.stale / result.invested if result.invested > 0 else None
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,6 +40,7 @@ def run(world: World, **options) -> simulate.Ledger:
 def by_hand(world: World, trial: int) -> oracle.Result:
     days = world.days
     stale = world.panel.max_stale_days
+    held_on = world.delisted == "hold"
     return oracle.simulate(
         days,
         oracle.carry(world.panel.raw("apy"), days, stale),
@@ -49,6 +51,8 @@ def by_hand(world: World, trial: int) -> oracle.Result:
         t_start=world.t_start,
         t_end=world.t_end,
         accrual=world.accrual,
+        dead=None if held_on else oracle.deaths(world.panel.raw("apy"), days, world.dead_after_days),
+        loss=world.loss,
     )
 
 
@@ -67,6 +71,9 @@ def test_kernel_and_oracle_agree(seed: int) -> None:
     got = ledger.measures().to_dicts()
     for trial in range(3):
         plain = by_hand(world, trial)
+        assert bool(ledger.status[trial]) == plain.failed, seed
+        if plain.failed:
+            continue
         np.testing.assert_allclose(ledger.equity[trial], plain.equity, rtol=1e-9, atol=0, err_msg=f"seed {seed}")
         expected = oracle.measures(plain, world.capital, days, world.risk_free)
         expected |= {
@@ -76,7 +83,14 @@ def test_kernel_and_oracle_agree(seed: int) -> None:
         }
         for name in MEASURES:
             assert close(got[trial][name], expected[name]), (seed, trial, name, got[trial][name], expected[name])
-        trades = ledger.trades.filter(trial=trial)
+        emitted = ledger.trades.filter(trial=trial)
+        buried = (
+            emitted.filter(pl.col("written_off_usd") > 0).select("row", "pool", "written_off_usd").sort("row", "pool")
+        )
+        lost = sorted((t, i, usd) for t, i, _, usd in plain.buried if usd > 0)
+        assert buried.select("row", "pool").rows() == [(t, i) for t, i, _ in lost]
+        np.testing.assert_allclose(buried["written_off_usd"], [usd for _, _, usd in lost], rtol=1e-6)
+        trades = emitted.filter(pl.col("amount_usd") != 0)
         assert sorted(trades.select("row", "pool").rows()) == sorted((t, i) for t, i, _ in plain.trades)
         amounts = {(t, i): usd for t, i, usd in plain.trades}
         for row, pool, usd in trades.select("row", "pool", "amount_usd").rows():
@@ -99,7 +113,8 @@ def test_the_worlds_make_every_branch_bind() -> None:
             seen.add("ruin")
     assert seen >= {
         "persistence", "tie", "empty", "hold", "nothing to trade", "skipped", "unaffordable", "left untraded",
-        "purchase turned sale", "cap", "cap spread", "stale", "ruin",
+        "purchase turned sale", "cap", "cap spread", "stale", "ruin", "delisted and sold", "delisted and abandoned",
+        "delisted and lost", "lost all", "dead since the decision",
     }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ import pytest
 import yieldlab
 from yieldlab import simulate
 from yieldlab.errors import DataError, UsageError
-from yieldlab.market import Market
+from yieldlab.market import DEFAULTS, Market, Markets
 from yieldlab.metrics import PATH_MEASURES, measure
 from yieldlab.panel import Panel
 from yieldlab.simulate.policy import policies
@@ -159,6 +159,178 @@ def test_a_market_takes_no_yield_of_minus_a_hundred_percent() -> None:
 def test_a_path_that_cannot_be_measured_is_refused(equity: list, options: dict) -> None:
     with pytest.raises(UsageError):
         measure(np.array(equity), **{"capital": 1.0, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"delisted": "sell"}, "unknown delisted 'sell'"),
+        ({"delisted": "loss", "delisted_loss": 1.01}, "a fraction from 0 to 1, not 1.01"),
+        ({"delisted": "loss", "delisted_loss": math.nan}, "a fraction from 0 to 1, not nan"),
+        ({"delisted": "exit", "dead_after_days": 2}, "at least max_stale_days, not 2 with 3"),
+        ({"delisted": "exit", "dead_after_days": 30.0}, "a whole number >= 0"),
+    ],
+)
+def test_a_market_refuses_parameters_that_cannot_be(options: dict, sentence: str) -> None:
+    panel = Panel(
+        np.datetime64("2023-01-01") + np.arange(5), pl.DataFrame({"pool_id": ["p"]}), {"apy": np.ones((5, 1))}
+    )
+    with pytest.raises(UsageError, match=sentence):
+        Market.from_panel(panel, **options)
+
+
+# -- delisted pools -----------------------------------------------------------------------------------------------
+
+
+def dying(last: dict[int, int], *, rows: int = 12, pools: int = 2, apy: float = 0.0) -> Panel:
+    """Pools at one yield, observed on every row up to their last (all, where none is given) and believed for a day."""
+    observed = np.full((rows, pools), apy)
+    for pool, row in last.items():
+        observed[row + 1 :, pool] = np.nan
+    times = np.datetime64("2023-01-01") + np.arange(rows)
+    return Panel(times, pl.DataFrame({"pool_id": [f"p{i}" for i in range(pools)]}), {"apy": observed}, max_stale_days=1)
+
+
+def held_to_the_end(panel: Panel, policy: dict, **rule: object) -> simulate.Ledger:
+    """All pools bought on the first row and never rebalanced, 1,000 USD, unless `policy` says otherwise."""
+    market = Market.from_panel(panel, dead_after_days=3, **rule)  # type: ignore[arg-type]
+    policy = {"top_n": 9, "every": 1_000, "cost": 0.0, **policy}
+    return simulate.run(market, np.ones(market.shape), policies(policy), capital=1_000.0, trace=True)
+
+
+def test_a_delisted_pool_is_sold_on_the_first_bar_after_its_grace() -> None:
+    ledger = held_to_the_end(dying({1: 2}), {}, delisted="exit")
+    assert ledger.trades.select("row", "pool_id", "amount_usd", "written_off_usd").rows() == [
+        (0, "p0", 500.0, 0.0),
+        (0, "p1", 500.0, 0.0),
+        (6, "p1", -500.0, 0.0),  # last seen on row 2, three days of grace, four days old on row 6
+    ]
+    measures = ledger.measures().row(0, named=True)
+    assert (measures["delistings"], measures["trades"], measures["rebalances"]) == (1, 3, 1)
+    assert measures["written_off"] == 0.0
+    assert math.isclose(measures["turnover"], (0.5 + 0.25) * 365 / 11, rel_tol=1e-12)
+    np.testing.assert_array_equal(ledger.equity, 1_000.0)
+
+
+def test_a_loss_is_written_off_and_the_rest_pays_for_its_sale() -> None:
+    ledger = held_to_the_end(dying({1: 2}), {"cost": 0.01, "gas_usd": 2.0}, delisted="loss", delisted_loss=0.4)
+    bought = (1_000.0 - 4.0) / 1.01 / 2  # of each pool
+    left = 0.6 * bought
+    sale = ledger.trades.row(2, named=True)
+    for name, expected in {
+        "amount_usd": -left, "cost_usd": 0.01 * left, "gas_usd": 2.0, "written_off_usd": 0.4 * bought
+    }.items():  # fmt: skip
+        assert math.isclose(sale[name], expected, rel_tol=1e-12)
+    equity = np.repeat([2 * bought, bought + 0.99 * left - 2.0], [6, 6])
+    np.testing.assert_allclose(ledger.equity[0], equity, rtol=1e-12)
+    measures = ledger.measures().row(0, named=True)
+    assert math.isclose(measures["written_off"], 0.4 * bought, rel_tol=1e-12)
+    assert math.isclose(measures["cost_paid"], 0.01 * (2 * bought + left) + 6.0, rel_tol=1e-12)
+
+
+def test_what_would_not_pay_for_its_sale_is_abandoned() -> None:
+    for gas, sold in ((45.0, True), (46.0, False)):  # a tenth of 500 - gas is left to sell
+        ledger = held_to_the_end(dying({1: 2}), {"gas_usd": gas}, delisted="loss", delisted_loss=0.9)
+        bought = 500.0 - gas
+        left = 0.1 * bought if sold else 0.0
+        measures = ledger.measures().row(0, named=True)
+        assert (measures["delistings"], measures["trades"]) == (1, 2 + sold)
+        assert math.isclose(measures["written_off"], bought - left, rel_tol=1e-12)
+        assert math.isclose(measures["cost_paid"], (2 + sold) * gas, rel_tol=1e-12)
+        assert math.isclose(measures["final_value"], bought + (left - gas if sold else 0.0), rel_tol=1e-12)
+        paid = ledger.trades.row(2, named=True)
+        assert math.isclose(paid["amount_usd"], -left, rel_tol=1e-12)
+        assert (paid["cost_usd"], paid["gas_usd"]) == (0.0, gas if sold else 0.0)
+
+
+def test_a_delisting_comes_before_the_decision_of_its_bar() -> None:
+    ledger = held_to_the_end(dying({1: 2}), {"every": 6, "cost": 0.01}, delisted="exit")
+    assert [(row, pool, usd > 0) for row, pool, usd in ledger.trades.select("row", "pool", "amount_usd").rows()] == [
+        (0, 0, True),
+        (0, 1, True),
+        (6, 1, False),
+        (6, 0, True),
+    ]
+    bought = 1_000.0 / 1.01 / 2
+    value = bought + 0.99 * bought
+    np.testing.assert_allclose(ledger.equity[0, 6:], bought + (value - bought) / 1.01, rtol=1e-12)
+
+
+def test_a_pool_delisted_since_the_row_decided_on_is_not_bought() -> None:
+    signal = np.tile([0.0, 1.0], (12, 1))
+    market = Market.from_panel(dying({1: 4}), delisted="exit", dead_after_days=1)
+    for lag, pool in ((2, 1), (3, 0)):  # on row 6 p1 is two days old, and dead
+        policy = policies({"top_n": 1, "lag": lag, "every": 6, "warmup": 1, "cost": 0.0})
+        ledger = simulate.run(market, signal, policy, t_end=6, t_start=0, trace=True)
+        assert ledger.trades["pool"].to_list() == [0], (lag, pool)
+    late = simulate.run(market, signal, policies({"top_n": 1, "lag": 1, "every": 5, "warmup": 1}), trace=True, t_end=5)
+    assert late.trades["pool"].to_list() == [1]  # a day old on row 5, and bought
+
+
+def test_a_pool_that_comes_back_is_bought_again() -> None:
+    observed = np.zeros((14, 1))
+    observed[3:9] = np.nan
+    times = np.datetime64("2023-01-01") + np.arange(14)
+    panel = Panel(times, pl.DataFrame({"pool_id": ["p"]}), {"apy": observed}, max_stale_days=1)
+    ledger = held_to_the_end(panel, {"every": 1, "on_empty": "hold"}, delisted="loss", delisted_loss=0.5)
+    assert ledger.trades.select("row", "amount_usd", "written_off_usd").rows() == [
+        (0, 1_000.0, 0.0),
+        (6, -500.0, 500.0),
+        (9, 500.0, 0.0),
+    ]
+
+
+def test_a_pool_never_seen_is_not_dead() -> None:
+    observed = np.zeros((12, 2))
+    observed[:9, 1] = np.nan
+    market = Market.from_panel(
+        Panel(np.datetime64("2023-01-01") + np.arange(12), pl.DataFrame({"pool_id": ["a", "b"]}), {"apy": observed}),
+        delisted="exit",
+    )
+    assert market.next_dead is not None
+    assert np.all(market.next_dead == 12)
+
+
+def test_who_loses_all_fails_and_says_so() -> None:
+    ledger = held_to_the_end(dying({0: 2, 1: 2}), {}, delisted="loss")
+    assert "losses" in str(ledger.reasons[0])
+    assert ledger.measures().row(0) == (None,) * len(ledger.measures().columns)
+    saved = held_to_the_end(dying({0: 2, 1: 2}), {"max_weight": 0.25}, delisted="loss")
+    np.testing.assert_allclose(saved.equity[0], np.repeat([1_000.0, 500.0], [6, 6]), rtol=1e-12)
+
+
+def test_a_whole_loss_does_not_part_trials_and_any_other_does_so_without_a_trace() -> None:
+    panel = dying({1: 2, 2: 5, 4: 6}, rows=40, pools=6, apy=0.1)
+    rows = [{"top_n": 5, "every": 13, "cost": cost, "gas_usd": 1.0} for cost in (0.0, 0.002, 0.03, 0.5)]
+    for loss in (0.0, 0.3, 1.0):
+        market = Market.from_panel(panel, delisted="loss", delisted_loss=loss, dead_after_days=3)
+        together = simulate.run(market, np.ones(market.shape), policies(rows), trace=True)
+        for r, row in enumerate(rows):
+            alone = simulate.run(market, np.ones(market.shape), policies(row), trace=True)
+            np.testing.assert_array_equal(alone.equity[0], together.equity[r])
+            assert alone.trades.drop("trial").equals(together.trades.filter(trial=r).drop("trial"))
+
+
+def test_a_state_from_before_the_rule_sells_on_its_next_row() -> None:
+    panel = dying({1: 2})
+    signal = np.ones(panel.shape)
+    policy = policies({"top_n": 2, "every": 1_000, "cost": 0.0})
+    state = simulate.advance(Market.from_panel(panel), signal, policy, simulate.begin(Market.from_panel(panel)), 8)
+    assert state.positions[1] > 0.0
+    after = simulate.advance(Market.from_panel(panel, delisted="exit", dead_after_days=3), signal, policy, state, 9)
+    assert (after.positions[1], after.cash) == (0.0, state.positions[1])
+
+
+def test_a_masked_yield_still_shows_that_its_pool_is_listed() -> None:
+    observed = np.full((40, 1), 0.05)
+    observed[20:30] = 90.0
+    panel = Panel(np.datetime64("2023-01-01") + np.arange(40), pl.DataFrame({"pool_id": ["p"]}), {"apy": observed})
+    markets = Markets(panel)
+    params = {**DEFAULTS, "spikes": "mask", "delisted": "exit", "max_stale_days": 1, "dead_after_days": 4}
+    market = markets.market(params)
+    assert np.isnan(market.apy[25, 0])
+    assert market.next_dead is not None
+    assert np.all(market.next_dead == 40)
 
 
 # -- the ends of the floats ---------------------------------------------------------------------------------------

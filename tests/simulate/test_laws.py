@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from worlds import World, make
 
 from yieldlab import simulate
+from yieldlab.errors import UsageError
 from yieldlab.market import Market
 from yieldlab.panel import Panel
 from yieldlab.simulate.policy import policies
@@ -30,9 +31,10 @@ def run(world: World, rows: list[dict] | None = None, **options) -> simulate.Led
 
 @law
 @given(SEEDS)
-def test_capital_plus_yield_less_cost_is_the_final_value(seed: int) -> None:
+def test_capital_plus_yield_less_cost_and_losses_is_the_final_value(seed: int) -> None:
     world = make(seed)
     ledger = run(world, trace=True)
+    assume(ledger.status[0] == 0)
     measures = ledger.measures().row(0, named=True)
     growth = world.market.growth
     position = np.zeros(growth.shape[1])
@@ -41,9 +43,9 @@ def test_capital_plus_yield_less_cost_is_the_final_value(seed: int) -> None:
         if t > world.t_start:
             accrued += float((position * (growth[t] - 1)).sum())
             position = position * growth[t]
-        for pool, usd in ledger.trades.filter(row=t).select("pool", "amount_usd").rows():
-            position[pool] += usd
-    total = world.capital + accrued - measures["cost_paid"]
+        for pool, usd, lost in ledger.trades.filter(row=t).select("pool", "amount_usd", "written_off_usd").rows():
+            position[pool] += usd - lost
+    total = world.capital + accrued - measures["cost_paid"] - measures["written_off"]
     assert math.isclose(total, measures["final_value"], rel_tol=1e-9, abs_tol=1e-9 * world.capital)
 
 
@@ -83,6 +85,52 @@ def test_a_higher_cost_never_gives_more(seed: int) -> None:
 
 @law
 @given(SEEDS)
+def test_a_larger_loss_never_gives_more(seed: int) -> None:
+    world = make(seed, smooth=True)
+    plain = {**world.policies[0], "gas_usd": 0.0, "persistence": 0.0, "min_turnover": 0.0}
+    ledgers = [run(replace(world, delisted="loss", delisted_loss=loss), [plain]) for loss in (0.0, 0.1, 0.7, 1.0)]
+    paths = np.vstack([np.nan_to_num(ledger.equity) for ledger in ledgers])  # who has lost all has nothing
+    assert np.all(np.diff(paths, axis=0) <= 1e-9 * world.capital)
+    written = [ledger.measures()["written_off"][0] for ledger in ledgers]
+    assert written[0] is None or written[0] <= 1e-8 * world.capital
+    sold = run(replace(world, delisted="exit"), [plain])
+    np.testing.assert_array_equal(sold.equity, ledgers[0].equity)
+
+
+@law
+@given(SEEDS)
+def test_no_bar_ends_with_a_position_in_a_delisted_pool(seed: int) -> None:
+    world = replace(make(seed), delisted="exit")
+    dead = world.panel.age("apy") > world.dead_after_days
+    state = simulate.begin(world.market, capital=world.capital, t_start=world.t_start)
+    counted = 0
+    for t in range(world.t_start, world.t_end + 1):
+        before = state.positions > 0
+        try:
+            state = simulate.advance(world.market, world.signal, policies(world.policies), state, t)
+        except UsageError:  # it has lost all
+            return
+        assert not np.any(dead[t] & (state.positions > 0)), (seed, t)
+        counted += int(np.count_nonzero(before & dead[t]))
+    assert run(world).measures()["delistings"][0] == counted
+
+
+@law
+@given(SEEDS)
+def test_what_is_held_on_knows_no_delisting(seed: int) -> None:
+    world = replace(make(seed, trials=3), delisted="hold")
+    ledger = run(world)
+    other = run(replace(world, delisted_loss=0.5, dead_after_days=world.dead_after_days + 7))
+    np.testing.assert_array_equal(ledger.equity, other.equity)
+    plain = Market.from_panel(world.panel, accrual=world.accrual)
+    arguments = {"capital": world.capital, "t_start": world.t_start, "t_end": world.t_end}
+    bare = simulate.run(plain, world.signal, policies(world.policies), **arguments)
+    np.testing.assert_array_equal(ledger.equity, bare.equity)
+    assert ledger.measures().select("delistings", "written_off").sum().row(0) == (0, 0.0)
+
+
+@law
+@given(SEEDS)
 def test_the_order_of_pools_does_not_matter_when_nothing_ties(seed: int) -> None:
     world = make(seed, trials=2, smooth=True)
     order = np.random.default_rng(seed).permutation(world.signal.shape[1])
@@ -102,16 +150,19 @@ def test_the_future_changes_no_past_equity_by_a_bit(seed: int) -> None:
     world = make(seed, trials=3)
     g = np.random.default_rng(seed)
     cut = int(g.integers(world.t_start, world.t_end + 1))
-    whole = run(world).equity[:, : cut - world.t_start + 1]
-    short = replace(world, panel=world.panel.head(cut + 1), signal=world.signal[: cut + 1], t_end=cut)
-    np.testing.assert_array_equal(run(short).equity, whole)
+    original = run(world)
+    whole = original.equity[:, : cut - world.t_start + 1]
+    short = run(replace(world, panel=world.panel.head(cut + 1), signal=world.signal[: cut + 1], t_end=cut))
+    sound = original.status == 0  # a trial that loses all later has no path, and nothing says so before
+    np.testing.assert_array_equal(short.equity[sound], whole[sound])
     fields = {name: world.panel.raw(name).copy() for name in world.panel.fields}
     for values in fields.values():
         values[cut + 1 :] = g.choice([0.4, np.nan, 0.0], values[cut + 1 :].shape)
     signal = world.signal.copy()
     signal[cut + 1 :] = g.normal(size=signal[cut + 1 :].shape)
-    altered = replace(world, panel=world.panel.with_fields(fields), signal=signal)
-    np.testing.assert_array_equal(run(altered).equity[:, : cut - world.t_start + 1], whole)
+    altered = run(replace(world, panel=world.panel.with_fields(fields), signal=signal))
+    sound &= altered.status == 0
+    np.testing.assert_array_equal(altered.equity[sound, : cut - world.t_start + 1], whole[sound])
 
 
 @law
@@ -125,8 +176,16 @@ def test_stepping_from_a_stored_state_gives_the_same_path(seed: int) -> None:
     stop = world.t_start - 1
     while stop < world.t_end:
         stop = min(stop + int(g.choice([1, 1, 4])), world.t_end)
-        state = simulate.advance(world.market, world.signal, policy, state, stop)
+        try:
+            state = simulate.advance(world.market, world.signal, policy, state, stop)
+        except UsageError:
+            break
+        if whole.status[0]:
+            continue
         assert math.isclose(state.equity, whole.equity[0, stop - world.t_start], rel_tol=1e-9), seed
+    assert (state.row < world.t_end) == bool(whole.status[0])  # the step on which all is lost is refused
+    if whole.status[0]:
+        return
     np.testing.assert_array_equal(state.counts, whole.counts[0])
     np.testing.assert_allclose(state.sums, whole.sums[0], rtol=1e-9, atol=1e-9)
 

@@ -50,7 +50,9 @@ MEASURES = (
     "trades",
     "skipped",
     "unaffordable",
+    "delistings",
     "cost_paid",
+    "written_off",
     "stale_share",
     "final_value",
 )

@@ -32,14 +32,27 @@ MEASURES = (
     "trades",
     "skipped",
     "unaffordable",
+    "delistings",
     "cost_paid",
+    "written_off",
     "stale_share",
     "final_value",
 )
 
 #: Measures of which less is better. A drawdown is at most 0, so that more of it is better.
 LESS_IS_BETTER = frozenset(
-    {"volatility", "turnover", "trades", "rebalances", "skipped", "unaffordable", "cost_paid", "stale_share"}
+    {
+        "volatility",
+        "turnover",
+        "trades",
+        "rebalances",
+        "skipped",
+        "unaffordable",
+        "delistings",
+        "cost_paid",
+        "written_off",
+        "stale_share",
+    }
 )
 
 

@@ -39,6 +39,8 @@ _MORE = {
     "trades": ("trades", lambda value: number(value, 0)),
     "skipped": ("skipped", lambda value: number(value, 0)),
     "unaffordable": ("unafford.", lambda value: number(value, 0)),
+    "delistings": ("delisted", lambda value: number(value, 0)),
+    "written_off": ("written off", usd),
     "stale_share": ("stale", percent),
 }
 
@@ -79,7 +81,7 @@ def conditions_line(config: Mapping[str, Any], health: Mapping[str, Any]) -> str
     return f"Simulated from {start} to {end}, {usd(config['capital'], 0)} USD at the start"
 
 
-def data_lines(prepared: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def data_lines(prepared: Mapping[str, Any]) -> Iterator[str]:
     """The data line of each way in which the panel was prepared, named where there are several."""
     for name, health in prepared.items():
         yield data_line(health) + (f"; with {name}" if len(prepared) > 1 else "")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from yieldlab.errors import UsageError
 from yieldlab.market import Market
 from yieldlab.metrics import MEASURES, PATH_MEASURES
+from yieldlab.simulate import _record_kernels as record
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -22,7 +23,8 @@ _RANKED_ROWS = 128
 
 _STATUS = {
     -1: "not run",
-    1: "the equity is no finite positive number: costs or yields took it to zero or below or beyond what a float holds",
+    1: "the equity is no finite positive number: costs, losses or yields took it to zero or below or beyond what a "
+    "float holds",
     2: "more trades than the trace has room for",
 }
 
@@ -77,20 +79,21 @@ class Ledger:
 
     def measures(self) -> pl.DataFrame:
         """(R rows) every measure of docs/accounting.md under its name, null where undefined or where a trial failed."""
-        from yieldlab.simulate import _kernels as k
         from yieldlab.units import DAYS_PER_YEAR
 
         values: dict[str, Floats | Ints] = dict(zip(PATH_MEASURES, self.path_measures.T, strict=True))
-        values["turnover"] = self.sums[:, k.TURNOVER] * (DAYS_PER_YEAR / self.days if self.days >= 1.0 else np.nan)
-        values["cost_paid"] = self.sums[:, k.COST_PAID]
-        invested = self.sums[:, k.INVESTED]
-        ever = (self.counts[:, k.REBALANCES] > 0) & (invested > 0.0)
-        values["stale_share"] = np.where(ever, self.sums[:, k.STALE] / np.where(ever, invested, 1.0), np.nan)
+        values["turnover"] = self.sums[:, record.TURNOVER] * (DAYS_PER_YEAR / self.days if self.days >= 1.0 else np.nan)
+        values["cost_paid"] = self.sums[:, record.COST_PAID]
+        values["written_off"] = self.sums[:, record.WRITTEN_OFF]
+        invested = self.sums[:, record.INVESTED]
+        ever = (self.counts[:, record.REBALANCES] > 0) & (invested > 0.0)
+        values["stale_share"] = np.where(ever, self.sums[:, record.STALE] / np.where(ever, invested, 1.0), np.nan)
         for name, column in (
-            ("rebalances", k.REBALANCES),
-            ("trades", k.TRADES),
-            ("skipped", k.SKIPPED),
-            ("unaffordable", k.UNAFFORDABLE),
+            ("rebalances", record.REBALANCES),
+            ("trades", record.TRADES),
+            ("skipped", record.SKIPPED),
+            ("unaffordable", record.UNAFFORDABLE),
+            ("delistings", record.DELISTINGS),
         ):
             values[name] = self.counts[:, column]
         failed = pl.Series(self.status != 0)
@@ -101,12 +104,11 @@ class Ledger:
     def trades(self) -> pl.DataFrame:
         """One row per trade of a traced run, in the order they were made: trial, row (of the panel), time, pool (column
         of the panel), pool_id, amount_usd (a deposit is positive, a withdrawal negative), cost_usd (the proportional
-        part) and gas_usd."""
-        from yieldlab.simulate import _kernels as k
-
+        part), gas_usd and written_off_usd (what a delisting took from the position beside the withdrawal; where nothing
+        could be sold the amount is 0)."""
         per_trial = [self.trace[r, : self.traced[r]] for r in range(self.traced.size)]
-        made = np.concatenate(per_trial) if per_trial else np.empty((0, k.TRADE_COLUMNS))
-        row, pool = made[:, k.TRADE_ROW].astype(np.int64), made[:, k.TRADE_POOL].astype(np.int64)
+        made = np.concatenate(per_trial) if per_trial else np.empty((0, record.TRADE_COLUMNS))
+        row, pool = made[:, record.TRADE_ROW].astype(np.int64), made[:, record.TRADE_POOL].astype(np.int64)
         return pl.DataFrame(
             {
                 "trial": np.repeat(np.arange(self.traced.size), self.traced),
@@ -114,9 +116,10 @@ class Ledger:
                 "time": pl.Series(self.times[row - self.t_start]).dt.replace_time_zone("UTC"),
                 "pool": pool,
                 "pool_id": pl.Series(self.pool_ids, dtype=pl.String).gather(pl.Series(pool)),
-                "amount_usd": made[:, k.TRADE_AMOUNT],
-                "cost_usd": made[:, k.TRADE_COST],
-                "gas_usd": made[:, k.TRADE_GAS],
+                "amount_usd": made[:, record.TRADE_AMOUNT],
+                "cost_usd": made[:, record.TRADE_COST],
+                "gas_usd": made[:, record.TRADE_GAS],
+                "written_off_usd": made[:, record.TRADE_WRITTEN_OFF],
             }
         )
 
@@ -197,22 +200,23 @@ def run(
     room = _trades_at_most(market, policies, bars) if trace else 0
     while True:
         equity = np.full((trials if keep_equity else 0, bars), np.nan)
-        counts = np.zeros((trials, k.COUNTS), np.int64)
-        sums = np.zeros((trials, k.SUMS))
+        counts = np.zeros((trials, record.COUNTS), np.int64)
+        sums = np.zeros((trials, record.SUMS))
         measures = np.full((trials, k.MEASURED), np.nan)
-        status = np.full(trials, k.NOT_RUN, np.int64)
-        traces = np.empty((trials, room, k.TRADE_COLUMNS))
+        status = np.full(trials, record.NOT_RUN, np.int64)
+        traces = np.empty((trials, room, record.TRADE_COLUMNS))
         traced = np.zeros(trials, np.int64)
         with _jit.threads(threads) as in_force:
             schedule = _schedule(policies, starts, in_force)
             k.run_all(
-                market.growth, market.index, market.apy, market.tvl_usd, market.next_missing,
+                market.growth, market.index, market.apy, market.tvl_usd,
+                market.next_missing, market.next_dead, market.loss,
                 ranking.signal, ranking.order, ranking.count,
                 policies, starts, schedule, t_start, t_start, last, capital, _days(times), risk_free,
                 np.empty((trials, 0), np.int64), np.empty((trials, 0)), np.full(trials, capital),
                 equity, counts, sums, measures, status, traces, traced,
             )  # fmt: skip
-        if not bool(np.any(status == k.TRACE_FULL)):
+        if not bool(np.any(status == record.TRACE_FULL)):
             break
         room *= 2
     return Ledger(
@@ -232,8 +236,6 @@ def run(
 
 def begin(market: Market, *, capital: float = 10_000.0, t_start: int = 0) -> State:
     """A trial before its first row: all capital in cash. Take it forward with `advance`."""
-    from yieldlab.simulate import _kernels as k
-
     t_start, _ = _checked_window(market, t_start, t_start)
     capital = _checked_capital(capital)
     return State(
@@ -242,8 +244,8 @@ def begin(market: Market, *, capital: float = 10_000.0, t_start: int = 0) -> Sta
         capital,
         capital,
         np.zeros(market.shape[1]),
-        np.zeros(k.COUNTS, np.int64),
-        np.zeros(k.SUMS),
+        np.zeros(record.COUNTS, np.int64),
+        np.zeros(record.SUMS),
     )
 
 
@@ -268,18 +270,19 @@ def advance(market: Market, signal: Floats | Ranking, policy: NDArray[np.void], 
     counts, sums = state.counts[None, :].copy(), state.sums[None, :].copy()
     pools = np.arange(market.shape[1])[None, :].copy()
     positions, cash = state.positions[None, :].copy(), np.array([state.cash])
-    status = np.full(1, k.NOT_RUN, np.int64)
+    status = np.full(1, record.NOT_RUN, np.int64)
     one = np.zeros(1, np.int64)
     with _jit.threads(1):
         k.run_all(
-            market.growth, market.index, market.apy, market.tvl_usd, market.next_missing,
+            market.growth, market.index, market.apy, market.tvl_usd,
+            market.next_missing, market.next_dead, market.loss,
             ranking.signal, ranking.order, ranking.count,
             policy, np.array([0, 1]), one, state.start, first, t_end, state.capital, 0.0, 0.0,
             pools, positions, cash,
             np.empty((1, t_end - state.row)), counts, sums, np.empty((0, k.MEASURED)), status,
-            np.empty((1, 0, k.TRADE_COLUMNS)), one.copy(),
+            np.empty((1, 0, record.TRADE_COLUMNS)), one.copy(),
         )  # fmt: skip
-    if status[0] != k.OK:
+    if status[0] != record.OK:
         raise UsageError(f"the step to row {t_end} failed: {_STATUS[int(status[0])]}")
     after = np.zeros(market.shape[1])
     held = positions[0] > 0.0
@@ -342,7 +345,8 @@ def _schedule(policies: NDArray[np.void], starts: Ints, threads: int) -> Ints:
 
 
 def _trades_at_most(market: Market, policies: NDArray[np.void], bars: int) -> int:
-    """Trades of a trial if every rebalance replaced all its pools; the run grows it when dust makes it more."""
+    """Trades of a trial if every rebalance replaced all its pools; the run grows it when dust or delistings make it
+    more."""
     rebalances = -(-bars // policies["every"]) if policies.size else np.zeros(1, np.int64)
     pools = np.minimum(2 * policies["top_n"], market.shape[1]) if policies.size else np.zeros(1, np.int64)
     return max(1, int(np.max(rebalances * pools)))

@@ -23,25 +23,32 @@ SIGNAL = 3
 
 
 @inlined_kernel
-def is_eligible(apy, tvl, d, i, min_apy, min_tvl, needs_tvl):
-    """Whether a pool with a view and an APY passes the limits; a NaN `min_apy` is no limit, a NaN TVL passes none."""
+def is_eligible(apy, tvl, d, i, min_apy, min_tvl, needs_tvl, next_dead, t, may_be_dead):
+    """Whether a pool with a view and an APY on row d passes the limits, and takes deposits on bar t.
+
+    A NaN `min_apy` is no limit, a NaN TVL passes none.
+    """
+    if next_dead is not None and may_be_dead and next_dead[i, t] == t:
+        return False
     return not apy[d, i] < min_apy and (not needs_tvl or tvl[d, i] >= min_tvl)
 
 
 @inlined_kernel
 def choose(
-    signal, apy, tvl, order, ranked, d, top_n, favour, min_apy, min_tvl, needs_tvl, pool, held, slot, chosen, bonus
-):
+    signal, apy, tvl, order, ranked, d, top_n, favour, min_apy, min_tvl, needs_tvl, next_dead, t, may_be_dead,
+    pool, held, slot, chosen, bonus,
+):  # fmt: skip
     """Fill `chosen` with the best `top_n` eligible pools of row d, best first; returns how many.
 
     `order[d, :ranked[d]]` are the pools with a view and an APY, best signal first. A held pool's positive signal
-    counts `1 + favour` times; `bonus` (K,) is scratch for those scores.
+    counts `1 + favour` times; `bonus` (K,) is scratch for those scores. `may_be_dead`: one of them may have been
+    delisted between row d and bar t.
     """
     count = 0
     strangers = 0
     for k in range(ranked[d]):
         i = order[d, k]
-        if is_eligible(apy, tvl, d, i, min_apy, min_tvl, needs_tvl):
+        if is_eligible(apy, tvl, d, i, min_apy, min_tvl, needs_tvl, next_dead, t, may_be_dead):
             chosen[count] = i
             count += 1
             strangers += slot[i] < 0
@@ -55,7 +62,9 @@ def choose(
     for h in range(held):
         i = pool[h]
         score = signal[d, i]
-        if np.isnan(score) or np.isnan(apy[d, i]) or not is_eligible(apy, tvl, d, i, min_apy, min_tvl, needs_tvl):
+        if np.isnan(score) or np.isnan(apy[d, i]):
+            continue
+        if not is_eligible(apy, tvl, d, i, min_apy, min_tvl, needs_tvl, next_dead, t, may_be_dead):
             continue
         if score > 0.0:
             score *= 1.0 + favour
@@ -73,7 +82,8 @@ def choose(
     k = 0
     while count < top_n:
         while k < ranked[d] and (
-            slot[order[d, k]] >= 0 or not is_eligible(apy, tvl, d, order[d, k], min_apy, min_tvl, needs_tvl)
+            slot[order[d, k]] >= 0
+            or not is_eligible(apy, tvl, d, order[d, k], min_apy, min_tvl, needs_tvl, next_dead, t, may_be_dead)
         ):
             k += 1
         if rival < rivals and (

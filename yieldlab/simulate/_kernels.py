@@ -2,16 +2,17 @@
 
 Shapes: T rows, N pools, R trials, W = t_last - t_first + 1 bars simulated, K = most pools in play at once.
 
-One bar: accrue the positions, value the portfolio V, and on a rebalance bar decide on row `d = t - lag`: who is
-eligible, the best `top_n`, their weights, whether the move is large enough, and what it costs to trade exactly.
-Between rebalance bars nothing but accrual happens, so `grow` takes all those bars at once.
+One bar: accrue the positions, value the portfolio V, write down and sell what has been delisted, and on a rebalance bar
+decide on row `d = t - lag`: who is eligible, the best `top_n`, their weights, whether the move is large enough, and
+what it costs to trade exactly. Between rebalance bars and delistings nothing but accrual happens, so `grow` takes all
+those bars at once.
 
 The portfolio is kept in two parts: its *mix* (shares of V in each pool and in cash, which sum to 1) and V itself in
 USD. Costs change V and leave the mix as it was chosen, as long as every pool in play is traded. So trials that differ
 only in `cost` walk together: the mix is computed once, V for each. When the mix would come to differ (a pool that is
-left untraded while others move, or a trial that cannot afford its move), the walk stops with `PARTED` and each trial
-walks alone, until the mixes of all have been chosen afresh on the same bar and they can walk together again. A lone
-walk does the same arithmetic in the same order, so both give the same bits.
+left untraded while others move, a pool that is delisted and sold, or a trial that cannot afford its move), the walk
+stops with `PARTED` and each trial walks alone, until the mixes of all have been chosen afresh on the same bar and they
+can walk together again. A lone walk does the same arithmetic in the same order, so both give the same bits.
 """
 
 from __future__ import annotations
@@ -22,54 +23,48 @@ from yieldlab._jit import borrowed, inlined_kernel, keep, kernel, parallel_kerne
 from yieldlab.metrics._kernels import PATH_MEASURES, measure_path
 from yieldlab.simulate._accrual_kernels import grow, stale_value
 from yieldlab.simulate._choice_kernels import TVL, choose, weigh
+from yieldlab.simulate._delisting_kernels import delist, first_death
+from yieldlab.simulate._record_kernels import (
+    CLEAN,
+    COST_PAID,
+    INVESTED,
+    NOT_FINITE,
+    OK,
+    PARTED,
+    REBALANCES,
+    RUIN_TOLERANCE,
+    SKIPPED,
+    STALE,
+    TRACE_FULL,
+    TRADE_AMOUNT,
+    TRADE_COST,
+    TRADE_GAS,
+    TRADE_POOL,
+    TRADE_ROW,
+    TRADE_TOLERANCE,
+    TRADE_WRITTEN_OFF,
+    TRADES,
+    TURNOVER,
+    UNAFFORDABLE,
+)
 
-# Status of a trial.
-NOT_RUN = -1
-OK = 0
-NOT_FINITE = 1
-TRACE_FULL = 2
-# Why a walk stopped before its last bar.
-PARTED = 3
-CLEAN = 4
-
-# Where a walk stands: pools held, the bar at whose end its mix stands, the next bar on which it decides; and whether it
-# is to stop once every pool in play was traded.
+# Where a walk stands: pools held, the bar at whose end its mix stands, the next bar on which it decides, whether that
+# bar's delistings are still to come; and whether it is to stop once every pool in play was traded.
 HELD = 0
 BAR = 1
 DECIDE = 2
-STOPS = 3
-PLACES = 4
+DUE = 3
+STOPS = 4
+PLACES = 5
 
-# Tolerances, the same in the oracle.
-TRADE_TOLERANCE = 1e-9
+# Tolerance, the same in the oracle.
 TURNOVER_TOLERANCE = 1e-9
-RUIN_TOLERANCE = 1e-12
 
 # What is left of 1 after the shares of n pools are taken off is rounding up to n times this, not cash.
 ROUNDING = 2.3e-16
 
 # Code of the word `hold`, by its place in policy.ON_EMPTY.
 HOLD = 1
-
-# Columns of the integer and of the USD counters of a trial.
-REBALANCES = 0
-TRADES = 1
-SKIPPED = 2
-UNAFFORDABLE = 3
-COUNTS = 4
-TURNOVER = 0
-COST_PAID = 1
-INVESTED = 2
-STALE = 3
-SUMS = 4
-
-# Columns of one traced trade.
-TRADE_ROW = 0
-TRADE_POOL = 1
-TRADE_AMOUNT = 2
-TRADE_COST = 3
-TRADE_GAS = 4
-TRADE_COLUMNS = 5
 
 # Columns of the measures of a path.
 MEASURED = PATH_MEASURES
@@ -106,7 +101,7 @@ def value_kept(target, share, count, cost, gas):
 
 @kernel
 def walk(
-    growth, index, apy, tvl, next_missing, signal, order, ranked,
+    growth, index, apy, tvl, next_missing, next_dead, loss, signal, order, ranked,
     policies, t_first, t_last, stand, pool, mix, cash_left, worth,
     slot, value, target, chosen, weight, bonus, unit,
     equity, counts, sums, trace, traced,
@@ -140,11 +135,16 @@ def walk(
     gas_usd = policy["gas_usd"]
     least_turnover = policy["min_turnover"] - TURNOVER_TOLERANCE
     holds_on = policy["on_empty"] == HOLD
+    never = t_last + 1
+    may_be_dead = lag > 0  # on the row decided on itself, a dead pool has no APY
+    death = never
+    if next_dead is not None:
+        death = t if stand[DUE] else first_death(next_dead, pool, held, t + 1, never)
     outcome = OK
 
     while True:
-        # 1 and 2: accrue up to the next rebalance bar, and value.
-        t_next = min(decide, t_last)
+        # 1 and 2: accrue up to the next rebalance bar or delisting, and value.
+        t_next = min(decide, death, t_last)
         if t_next > t:
             invested = grow(index, growth, pool, mix, held, cash, value, t, t_next, decide, unit)
             grown = unit[t_next]
@@ -167,14 +167,30 @@ def walk(
                 mix[h] = value[h] * shrink
             cash *= shrink
             t = t_next
-        if decide > t_last:
-            break
+
+        # Delistings.
+        if next_dead is not None and t == death:
+            cash_left[0] = cash
+            outcome, held = delist(
+                next_dead, loss, costs[0], gas_usd, t, pool, mix, held, slot, cash_left, worth,
+                counts, sums, trace, traced,
+            )  # fmt: skip
+            if outcome != OK:
+                break
+            cash = cash_left[0]
+            for r in range(together):
+                equity[r, t - t_first] = worth[r]
+            death = first_death(next_dead, pool, held, t + 1, never)
+        if t < decide:
+            if t == t_last:
+                break
+            continue
 
         # 3a to 3d: choose and weigh.
         d = decide - lag
         decide += every
         count = choose(
-            signal, apy, tvl, order, ranked, d, top_n, favour, min_apy, min_tvl, needs_tvl,
+            signal, apy, tvl, order, ranked, d, top_n, favour, min_apy, min_tvl, needs_tvl, next_dead, t, may_be_dead,
             pool, held, slot, chosen, bonus,
         )  # fmt: skip
         placed = 0.0
@@ -223,6 +239,7 @@ def walk(
             continue
         if left > 0 and together > 1:
             outcome = PARTED
+            decide = t
             break
 
         # 3f: trade, exactly.
@@ -241,6 +258,7 @@ def walk(
         if least <= RUIN_TOLERANCE:
             if together > 1:
                 outcome = PARTED
+                decide = t
                 break
             counts[0, UNAFFORDABLE] += 1
             continue
@@ -257,6 +275,7 @@ def walk(
                         trace[r, traced[r], TRADE_AMOUNT] = amount
                         trace[r, traced[r], TRADE_COST] = costs[r] * abs(amount)
                         trace[r, traced[r], TRADE_GAS] = gas_usd
+                        trace[r, traced[r], TRADE_WRITTEN_OFF] = 0.0
                         traced[r] += 1
         for r in range(together):
             counts[r, REBALANCES] += 1
@@ -283,13 +302,16 @@ def walk(
                 slot[pool[k]] = -1
         if abs(cash) <= playing * ROUNDING:
             cash = 0.0
+        if next_dead is not None:
+            death = first_death(next_dead, pool, held, t + 1, never)
         if stand[STOPS] and left == 0:
             outcome = CLEAN
             break
 
     stand[HELD] = held
     stand[BAR] = t
-    stand[DECIDE] = t if outcome == PARTED else decide  # the decision on which trials part is taken again, alone
+    stand[DECIDE] = decide  # the decision or the delisting on which trials part is taken again, alone
+    stand[DUE] = outcome == PARTED and t == death
     cash_left[0] = cash
     for h in range(held):
         slot[pool[h]] = -1
@@ -298,7 +320,7 @@ def walk(
 
 @kernel
 def walk_alone(
-    growth, index, apy, tvl, next_missing, signal, order, ranked,
+    growth, index, apy, tvl, next_missing, next_dead, loss, signal, order, ranked,
     policies, t_first, t_last, stand, pool, mix, cash_left, worth,
     slot, value, target, chosen, weight, bonus, unit,
     equity, counts, sums, trace, traced, outcomes,
@@ -325,7 +347,7 @@ def walk_alone(
             if outcomes[r] == CLEAN:
                 stands[r, STOPS] = stops
                 outcomes[r] = walk(
-                    growth, index, apy, tvl, next_missing, signal, order, ranked,
+                    growth, index, apy, tvl, next_missing, next_dead, loss, signal, order, ranked,
                     policies[r : r + 1], t_first, t_last, stands[r], pools[r], mixes[r], cash[r], worth[r : r + 1],
                     slot, value, target, chosen, weight, bonus, unit,
                     equity[r : r + 1], counts[r : r + 1], sums[r : r + 1], trace[r : r + 1], traced[r : r + 1],
@@ -347,7 +369,7 @@ def walk_alone(
 
 @kernel
 def run_group(
-    growth, index, apy, tvl, next_missing, signal, order, ranked,
+    growth, index, apy, tvl, next_missing, next_dead, loss, signal, order, ranked,
     policies, t_origin, t_first, t_last, capital, days, risk_free,
     state_pool, state_usd, state_cash, paths, counts, sums, measures, status, trace, traced,
 ):  # fmt: skip
@@ -387,6 +409,7 @@ def run_group(
         mix[h] /= worth[0]
         cash[0] -= mix[h]
     stand[HELD] = held
+    stand[DUE] = 0
     stand[STOPS] = 0
     stand[BAR] = t_first - 1
     if t_first == t_origin:
@@ -398,7 +421,7 @@ def run_group(
 
     while True:
         outcome = walk(
-            growth, index, apy, tvl, next_missing, signal, order, ranked,
+            growth, index, apy, tvl, next_missing, next_dead, loss, signal, order, ranked,
             policies, t_first, t_last, stand, pool, mix, cash, worth,
             slot, value, target, chosen, weight, bonus, unit, equity, counts, sums, trace, traced,
         )  # fmt: skip
@@ -406,7 +429,7 @@ def run_group(
             outcomes[:] = outcome
             break
         if not walk_alone(
-            growth, index, apy, tvl, next_missing, signal, order, ranked,
+            growth, index, apy, tvl, next_missing, next_dead, loss, signal, order, ranked,
             policies, t_first, t_last, stand, pool, mix, cash, worth,
             slot, value, target, chosen, weight, bonus, unit, equity, counts, sums, trace, traced, outcomes,
         ):  # fmt: skip
@@ -431,7 +454,7 @@ def run_group(
 
 @parallel_kernel
 def run_all(
-    growth, index, apy, tvl, next_missing, signal, order, ranked,
+    growth, index, apy, tvl, next_missing, next_dead, loss, signal, order, ranked,
     policies, starts, schedule, t_origin, t_first, t_last, capital, days, risk_free,
     state_pool, state_usd, state_cash, equity, counts, sums, measures, status, trace, traced,
 ):  # fmt: skip
@@ -439,7 +462,7 @@ def run_all(
     for g in prange(schedule.size):
         a, b = starts[schedule[g]], starts[schedule[g] + 1]
         run_group(
-            growth, index, apy, tvl, next_missing, signal, order, ranked,
+            growth, index, apy, tvl, next_missing, next_dead, loss, signal, order, ranked,
             policies[a:b], t_origin, t_first, t_last, capital, days, risk_free,
             state_pool[a:b], state_usd[a:b], state_cash[a:b],
             equity[a:b], counts[a:b], sums[a:b], measures[a:b], status[a:b], trace[a:b], traced[a:b],

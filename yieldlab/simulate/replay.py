@@ -1,6 +1,7 @@
 """The same trials in vectorbt: an independent engine for verification, and its plots and statistics for chosen runs.
 
 A pool becomes an asset whose price is its cumulative growth index, a deposit a purchase of shares, a withdrawal a sale.
+A delisting sells all shares, and what it writes off is part of that sale's fee.
 vectorbt is an optional extra: `pip install "yieldlab[vectorbt]"` (Apache-2.0 with Commons Clause).
 """
 
@@ -114,9 +115,10 @@ def _orders(market: Market, ledger: Ledger, trial: int) -> dict[str, Any]:
     gas = np.zeros(price.shape)
     bar = trades["row"].to_numpy() - ledger.t_start
     column = np.searchsorted(pools, trades["pool"].to_numpy())
-    amount = trades["amount_usd"].to_numpy()
+    lost = trades["written_off_usd"].to_numpy()
+    amount = trades["amount_usd"].to_numpy() - lost
     size[bar, column] = amount / price[bar, column]
-    fee[bar, column] = trades["cost_usd"].to_numpy() / np.abs(amount)
+    fee[bar, column] = (trades["cost_usd"].to_numpy() + lost) / np.abs(amount)
     np.add.at(gas[:, -1], bar, trades["gas_usd"].to_numpy())
     size[gas[:, -1] > 0.0, -1] = 1.0
     first = np.where(np.isnan(size), 0.0, np.sign(size))  # sales, then nothing, then purchases

@@ -157,15 +157,13 @@ class Bench:
         return self.market(point), self.ledger(point, ranking, trace=True)
 
     def paths(self, trials: list[int]) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Equity (trial_id, time, equity_usd) and trades (trial_id, time, pool_id, amount_usd, cost_usd, gas_usd) of
-        these trials of the plan, in their order."""
+        """Equity (trial_id, time, equity_usd) and trades (trial_id, time, pool_id, amount_usd, cost_usd, gas_usd,
+        written_off_usd) of these trials of the plan, in their order."""
         made: dict[int, tuple[pl.DataFrame, pl.DataFrame]] = {}
         for trial in sorted(trials):  # in the plan's order each signal is made once
             _, ledger = self.traced(trial)
             name = self.plan.frame(trial, trial + 1)["trial_id"][0]
-            trades = ledger.trades.select(
-                pl.lit(name).alias("trial_id"), "time", "pool_id", "amount_usd", "cost_usd", "gas_usd"
-            )
+            trades = ledger.trades.select(pl.lit(name).alias("trial_id"), pl.exclude("trial", "row", "pool"))
             made[trial] = path(ledger, 0, trial_id=name).select("trial_id", "time", "equity_usd"), trades
         return pl.concat(made[trial][0] for trial in trials), pl.concat(made[trial][1] for trial in trials)
 

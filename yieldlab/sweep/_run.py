@@ -124,7 +124,8 @@ class SweepResult:
 
     @property
     def trades(self) -> pl.DataFrame:
-        """The best trials' trades, best first: trial_id, time, pool_id, amount_usd, cost_usd, gas_usd."""
+        """The best trials' trades, best first: trial_id, time, pool_id, amount_usd, cost_usd, gas_usd,
+        written_off_usd."""
         return self.folder.scan(TRADES).collect()
 
     @property
