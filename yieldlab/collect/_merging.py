@@ -22,11 +22,12 @@ _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_METRICS = pl.DataFrame(schema={name: schema.YIELD_METRICS[name] for name in (*_KEY, "apy_percent")})
 
 
-def merge(store: Store, replica: Store) -> tuple[list[Appended], int, int]:
+def merge(store: Store, replica: Store, *, with_events: bool) -> tuple[list[Appended], int, int]:
     """Add to `store` what only `replica` knows: what was appended, and how many descriptions and events.
 
     Rows go in with the time at which they were known. A row is not added where the store knew the same at that time,
-    nor where it has another value of that very time: what was read as of then must not change.
+    nor where it has another value of that very time: what was read as of then must not change. Without `with_events`
+    (polls are missing in the replica, so that its events tell of its gaps) they are taken only by a store with none.
     """
     with store.writing():
         done, described = _merge_pools(store, replica) if replica.exists else ([], 0)
@@ -37,6 +38,8 @@ def merge(store: Store, replica: Store) -> tuple[list[Appended], int, int]:
         events = replica.recorded("pool_events").join(
             known, on=schema.POOL_EVENTS.names(), how="anti", nulls_equal=True
         )
+        if not with_events and known.height:
+            events = events.clear()
         store.record("pool_events", events)
     return done, described, events.height
 
@@ -70,7 +73,19 @@ def _unknown_rows(
     rows = rows.select(*_KEY, "observed_at", *measured, "source")
     if rows.is_empty() or not store.exists:
         return rows
-    return _telling(rows, store.history(pools=pools, columns=measured), measured, by=_KEY)
+    known = store.history(pools=pools, columns=(*measured, "source"))
+    rows = _telling(rows, known, measured, by=_KEY)
+    return _changing(rows, known, measured) if source == polls.SOURCE else rows
+
+
+def _changing(rows: pl.DataFrame, known: pl.DataFrame, measured: Sequence[str]) -> pl.DataFrame:
+    """The rows of polls that do not repeat the poll stored before them on their day, as the collector has it."""
+    day = pl.col("valid_at").dt.truncate("1d").alias("day")
+    before = known.filter(pl.col("source") == polls.SOURCE).sort("valid_at", "observed_at", "ingested_at")
+    before = before.select("pool_id", day, "valid_at", pl.lit(True).alias("seen"), *_renamed(measured))
+    joined = rows.with_columns(day).sort("valid_at", maintain_order=True)
+    joined = joined.join_asof(before, on="valid_at", by=["pool_id", "day"], strategy="backward", check_sortedness=False)
+    return joined.filter(pl.col("seen").is_null() | _differs(measured)).select(rows.columns)
 
 
 def _unknown_series(store: Store, replica: Store) -> pl.DataFrame:
@@ -81,9 +96,9 @@ def _unknown_series(store: Store, replica: Store) -> pl.DataFrame:
 def _unknown_assets(store: Store, replica: Store) -> pl.DataFrame:
     """The descriptions of `replica` that `store` did not have at their time, oldest first."""
     rows = replica.descriptions().drop("ingested_at")
-    known = store.descriptions() if store.exists else pl.DataFrame(schema=schema.ASSETS)
     # What a pool was called first holds for the time before, too.
-    known = known.sort("observed_at", "ingested_at", maintain_order=True).with_columns(
+    known = store.descriptions().sort("observed_at", "ingested_at", maintain_order=True)
+    known = known.with_columns(
         pl.when(pl.col("pool_id").is_first_distinct())
         .then(pl.lit(_EARLIEST, schema.UTC))
         .otherwise("observed_at")
@@ -104,11 +119,18 @@ def _telling(rows: pl.DataFrame, known: pl.DataFrame, told: Sequence[str], *, by
         *by,
         "observed_at",
         pl.col("observed_at").alias("known_at"),
-        *(pl.col(name).alias(f"{name}_known") for name in told),
+        *_renamed(told),
     )
     joined = rows.sort("observed_at", maintain_order=True).join_asof(
         before, on="observed_at", by=list(by), strategy="backward", check_sortedness=False
     )
-    differs = pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"{name}_known")) for name in told)
     is_later = pl.col("known_at") < pl.col("observed_at")
-    return joined.filter(pl.col("known_at").is_null() | (differs & is_later)).select(rows.columns)
+    return joined.filter(pl.col("known_at").is_null() | (_differs(told) & is_later)).select(rows.columns)
+
+
+def _renamed(names: Sequence[str]) -> list[pl.Expr]:
+    return [pl.col(name).alias(f"{name}_known") for name in names]
+
+
+def _differs(names: Sequence[str]) -> pl.Expr:
+    return pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"{name}_known")) for name in names)

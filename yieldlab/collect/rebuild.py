@@ -57,6 +57,8 @@ class Rebuilt:
     #: Descriptions of pools and events that were missing.
     described: int = 0
     events: int = 0
+    #: Answers of polls that are not there any more, for whatever reason.
+    lost_polls: int = 0
 
 
 Event = Replayed | Rebuilt
@@ -104,8 +106,9 @@ def _replay(
             if not is_needed and not archive.path(fetch.content_hash).exists():
                 result = replace(result, expired=result.expired + 1)
             else:
-                name = f"{fetch.url} of {fetch.fetched_at:%Y-%m-%d %H:%M:%S} UTC"
+                name = f"{fetch.url} of {fetch.fetched_at:%Y-%m-%d %H:%M:%S.%f} UTC"
                 result = replace(result, damaged=result.damaged | {name: str(error)})
+            result = replace(result, lost_polls=result.lost_polls + (number in polled_at))
         else:
             asked_at = polled_at.get(number)
             answer = Answer(fetch.url, fetch.status, {}, body, asked_at or fetch.fetched_at, fetch.fetched_at)
@@ -180,8 +183,8 @@ class _Tape:
             self._replica.record("fetches", fetch_rows(fetches))
 
     def _pools(self, fetch: Fetch, pools: Pools, poll: Answer | None) -> None:
+        self.commit()
         if poll is None:
-            self.commit()
             self._feed = (fetch.fetched_at, pools.frame)
             self._replica.record("fetches", fetch_rows([fetch]))
         elif (selection := self._collected_by(fetch.fetched_at)) is not None:
@@ -205,7 +208,7 @@ class _Tape:
 
 def _merged(store: Store, replica: Store, rebuilt: Rebuilt) -> Rebuilt:
     """Add what only the replica knows; what that came to."""
-    done, described, events = merge(store, replica)
+    done, described, events = merge(store, replica, with_events=not rebuilt.lost_polls)
     return replace(
         rebuilt,
         new=sum(told.new for told in done),

@@ -201,7 +201,6 @@ class Store:
 
     def descriptions(self) -> pl.DataFrame:
         """Every description of every pool that was ever known, with its clocks; in no order."""
-        self._require()
         return self._all_assets()
 
     def metrics(
