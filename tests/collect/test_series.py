@@ -304,6 +304,17 @@ def test_a_series_that_fails_costs_no_other(server: FeedServer, store: Store) ->
     assert store.series_names() == ["eth_usd"]
 
 
+def test_a_series_that_breaks_off_keeps_the_years_that_came(server: FeedServer, store: Store) -> None:
+    path = f"/chart/{COIN}"
+    server.plan(path, "ok", *["503"] * 6)
+    with quick(server.url) as client:
+        clients = Clients(client, client)
+        (told,) = series.fetch(store, clients, wanted([f"x={COIN}"]), start=date(2022, 1, 1), end=date(2023, 1, 20))
+    assert (told.new, told.error is not None) == (20, True)
+    assert store.recorded("fetches")["key"].to_list() == [f"x={COIN}/2023"]
+    assert str(store.series()["valid_at"].min()) > "2023"
+
+
 def test_what_was_fetched_before_a_stop_is_kept(server: FeedServer, store: Store) -> None:
     with quick(server.url) as client:
         both = series.fetch(store, Clients(client, client), wanted(["fear_greed", f"eth_usd={COIN}"]), **DAYS)

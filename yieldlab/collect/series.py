@@ -9,19 +9,21 @@ alternative.me, one value a day from 0 to 100, stamped with the day's first inst
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from urllib.parse import quote
 
 import polars as pl
 
+from yieldlab import schema
 from yieldlab.admission import REASON, ROW
 from yieldlab.admission.series import refusals, typed_series, usable
 from yieldlab.collect._http import Answer, Broken, Client, FeedError, Stopped, parse_json
 from yieldlab.collect.archive import Archive, Fetch, fetch_rows
 from yieldlab.errors import UsageError
-from yieldlab.store import Appended, Store
+from yieldlab.store import Store
 
 COINS_SOURCE = "coins.llama.fi"
 SENTIMENT_SOURCE = "alternative.me"
@@ -132,50 +134,50 @@ def fetch(
     """Bring each series up to date and tell what came, one after the other; prices of the days from `start` to `end`
     (default: today), sentiment as far as it goes.
 
-    Each answer is kept, committed and then written down as fetched, so that nothing is lost when this ends early. A
-    series that cannot be had is told with its reason and costs no other. Raises Stopped when a client was stopped.
+    Answers are kept as they come, the rows of a series committed together and then written down as fetched. A series
+    that cannot be had is told with its reason and costs no other. Raises Stopped when a client was stopped; what came
+    before is in.
     """
     archive = Archive(store.folder / "raw")
     for each in series:
-        yield _fetched(store, archive, each, _parts(clients, each, start, end))
+        parts, failure = _received(archive, _parts(clients, each, start, end))
+        told = _taken_in(store, each, parts)
+        if isinstance(failure, Stopped):
+            raise failure
+        yield told if failure is None else replace(told, error=str(failure))
 
 
-def _fetched(store: Store, archive: Archive, each: Wanted, parts: Iterator[Part]) -> Fetched:
-    sums = dict.fromkeys(("new", "revised", "unchanged", "missing"), 0)
-    refused: dict[str, int] = {}
-    stamps: list[datetime] = []
-    error = None
+def _received(archive: Archive, parts: Iterator[Part]) -> tuple[list[Part], FeedError | None]:
+    """The parts that came, each kept as it came, and what ended them early."""
+    done: list[Part] = []
     try:
         for part in parts:
-            appended = _taken_in(store, archive, part)
-            sums["missing"] += part.missing
-            for name in ("new", "revised", "unchanged"):
-                sums[name] += getattr(appended, name) if appended is not None else 0
-            for reason, count in part.reasons.items():
-                refused[reason] = refused.get(reason, 0) + count
-            stamps += part.rows["valid_at"].to_list()
-    except Stopped:
-        raise
+            archive.keep(part.answer)
+            done.append(part)
     except FeedError as failure:
-        error = str(failure)
-    return Fetched(
-        each.name,
-        each.what,
-        **sums,
-        refused=refused,
-        first=min(stamps, default=None),
-        last=max(stamps, default=None),
-        error=error,
+        return done, failure
+    return done, None
+
+
+def _taken_in(store: Store, each: Wanted, parts: Sequence[Part]) -> Fetched:
+    """Add the rows of all parts in one commit, then write down that they were fetched; what that came to."""
+    reasons: Counter[str] = Counter()
+    for part in parts:
+        reasons.update(part.reasons)
+    told = Fetched(each.name, each.what, refused=dict(reasons.most_common()), missing=sum(p.missing for p in parts))
+    if not parts:
+        return told
+    # Each row is known from the answer that it came in, also where it corrects another.
+    rows = pl.concat(
+        part.rows.with_columns(pl.lit(part.answer.fetched_at, schema.UTC).alias("fetched_at")) for part in parts
     )
-
-
-def _taken_in(store: Store, archive: Archive, part: Part) -> Appended | None:
-    """Keep the answer, add its rows, then write down that it was fetched."""
-    archive.keep(part.answer)
     with store.writing():
-        appended = store.append_series(part.rows, now=part.answer.fetched_at) if part.rows.height else None
-        store.record("fetches", fetch_rows([part.fetch]))
-    return appended
+        if rows.height:
+            appended = store.append_series(rows, now=max(part.answer.fetched_at for part in parts))
+            told = replace(told, new=appended.new, revised=appended.revised, unchanged=appended.unchanged)
+        store.record("fetches", fetch_rows([part.fetch for part in parts]))
+    first, last = rows.select(pl.col("valid_at").min().alias("first"), pl.col("valid_at").max().alias("last")).row(0)
+    return replace(told, first=first, last=last)
 
 
 # -- asking -----------------------------------------------------------------------------------------------------------
