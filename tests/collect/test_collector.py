@@ -400,6 +400,19 @@ def test_an_answer_that_the_store_never_takes_holds_up_no_other(
     assert len(list((store.folder / "collector").glob("*.given_up"))) == 1
 
 
+def test_what_nobody_foresaw_is_a_failed_poll(
+    server: FeedServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector = collector_of(server, store)
+    with monkeypatch.context() as broken:
+        broken.setattr("yieldlab.collect.journal.Journal.waiting", no_room)
+        poll = collector.poll()
+    assert (poll.outcome, collector.beat.failures) == ("failed", 1)
+    assert poll.error == "OSError: [Errno 28] No space left on device"
+    collector.poll()
+    assert outcomes(store) == ["stored", "unchanged"], "what had been received came first"
+
+
 def test_a_damaged_journal_costs_only_itself(server: FeedServer, store: Store) -> None:
     folder = store.folder / "collector"
     folder.mkdir(parents=True)

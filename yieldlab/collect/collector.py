@@ -72,14 +72,15 @@ class Collector:
         client was told to stop before an answer was there; then nothing was received.
         """
         began, now = time.monotonic(), datetime.now(UTC)
-        poll = self._ask(now) if self._is_due(now) else self._wait(now)
-        if poll.failed or poll.outcome == "not due":
-            poll = self._recorded(replace(poll, duration_s=time.monotonic() - began))
-        if not poll.failed:
-            poll = replace(poll, notes=(*poll.notes, *self._keep_house(now)))
-        self._polls += 1
-        self._tell(poll)
-        return poll
+        try:
+            return self._poll(now, began)
+        except Stopped:
+            raise
+        except BaseException as error:  # noqa: BLE001  # such as a data folder that cannot even be listed
+            self.beat = replace(
+                self.beat, last_outcome="failed", failures=self.beat.failures + 1, last_error=_sentence(error)
+            )
+            return _failure(now, error)
 
     def set_state(self, state: str, *, next_poll_at: datetime | None = None) -> str | None:
         """Write the heartbeat; returns why that was not possible, if it was not."""
@@ -91,6 +92,16 @@ class Collector:
         return None
 
     # -- one poll -----------------------------------------------------------------------------------------------------
+
+    def _poll(self, now: datetime, began: float) -> Poll:
+        poll = self._ask(now) if self._is_due(now) else self._wait(now)
+        if poll.failed or poll.outcome == "not due":
+            poll = self._recorded(replace(poll, duration_s=time.monotonic() - began))
+        if not poll.failed:
+            poll = replace(poll, notes=(*poll.notes, *self._keep_house(now)))
+        self._polls += 1
+        self._tell(poll)
+        return poll
 
     def _is_due(self, now: datetime) -> bool:
         expires_at = self.beat.expires_at
