@@ -75,7 +75,8 @@ def test_every_page_that_the_readme_links_to_is_there() -> None:
     assert [link for link in links if not (README.parent / link).exists()] == []
 
 
-def test_the_demo_prints_what_the_readme_shows(yieldlab, empty: Path) -> None:
+def test_the_demo_prints_what_the_readme_shows(yieldlab, empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     shown = README.read_text().split("```text\nSYNTHETIC", 1)[1].split("```", 1)[0]
 
     def figures(text: str) -> list[str]:
