@@ -51,6 +51,8 @@ def made(feed: FeedServer, tmp_path_factory: pytest.TempPathFactory) -> Store:
     fetch(store, feed, Selection(pools=tuple(pools[:4])))
     poll(store, feed, some)
     feed.set_chart(pools[0], [*chart[:5], chart[5] | {"apy": 50.0}, *chart[6:]])
+    other = feed.chart(pools[1])
+    feed.set_chart(pools[1], [*other[:4], other[4] | {"apy": 60.0}, *other[5:]])
     feed.change(pools[1], apy=9.5, project="aave-v4")
     fetch(store, feed, Selection(pools=tuple(pools[:5])))
     poll(store, feed, some)
@@ -191,6 +193,8 @@ def test_what_expired_is_counted_and_changes_nothing_that_was_known(lived: Store
     told = rebuilt(lived, keep_raw_days=-2)
     assert told.expired > 0
     assert told.damaged == {}
+    # A revision that is all that is left of its row must not be read as of the time before it.
+    assert lived.recorded("fetches").filter(pl.col("key") == feed.pool_ids[1]).height > 1
     assert (told.new, told.revised, told.described, told.events) == (0, 0, 0, 0)
     assert all(before[name].equals(rows) for name, rows in held(lived).items())
 
