@@ -299,6 +299,24 @@ def test_who_loses_all_fails_and_says_so() -> None:
     np.testing.assert_allclose(saved.equity[0], np.repeat([1_000.0, 500.0], [6, 6]), rtol=1e-12)
 
 
+def test_what_is_next_to_nothing_after_a_loss_is_nothing() -> None:
+    panel = dying({0: 2}, pools=1)
+    market = Market.from_panel(panel, delisted="loss", dead_after_days=3)
+    for cash, failed in ((1e-11, False), (1e-13, True)):
+        policy = policies({"weighting": "signal", "every": 1_000, "cost": 0.0})
+        ledger = simulate.run(market, np.full(market.shape, 1.0 - cash), policy, capital=1_000.0)
+        assert bool(ledger.status[0]) is failed
+
+
+def test_who_rebalances_gets_out_at_full_value_unless_death_comes_with_the_end_of_belief() -> None:
+    panel = dying({1: 2})
+    for dead_after_days, value in ((2, 1_000.0), (1, 500.0)):  # believed for a day, so without an APY from row 4 on
+        market = Market.from_panel(panel, delisted="loss", dead_after_days=dead_after_days)
+        policy = policies({"every": 1, "cost": 0.0})
+        ledger = simulate.run(market, np.ones(market.shape), policy, capital=1_000.0)
+        assert ledger.kept_equity[0, -1] == value
+
+
 def test_a_whole_loss_does_not_part_trials_and_any_other_does_so_without_a_trace() -> None:
     panel = dying({1: 2, 2: 5, 4: 6}, rows=40, pools=6, apy=0.1)
     rows = [{"top_n": 5, "every": 13, "cost": cost, "gas_usd": 1.0} for cost in (0.0, 0.002, 0.03, 0.5)]

@@ -39,6 +39,10 @@ PROBE_TRIALS = 256
 _MARKET_BYTES = 20
 _SIGNAL_BYTES = 68
 
+#: Bytes per cell where delisted pools are not held on: when each market's pools die, and how that is found out.
+_DEATH_BYTES = 4
+_AGE_BYTES = 20
+
 
 #: Stands for the digest of a signal that the strategy does not give.
 NO_SIGNAL = "none"
@@ -183,7 +187,8 @@ class Bench:
         rows, pools = self.panel.shape
         fields = len({"apy", "tvl_usd", *self.plan.fields})
         built = math.prod(len(self.plan.grid.axes[name]) for name in BUILDING)
-        cells = rows * pools * (8 * fields + _MARKET_BYTES * built + _SIGNAL_BYTES)
+        deaths = 0 if set(self.plan.grid.axes["delisted"]) == {"hold"} else _DEATH_BYTES * built + _AGE_BYTES
+        cells = rows * pools * (8 * fields + _MARKET_BYTES * built + deaths + _SIGNAL_BYTES)
         group = min(len(self.plan.grid.axes["cost"]), chunk_trials)
         paths = self.threads * group * (self.t_end - self.t_start + 1) * 8
         return cells + paths + 3 * ROW_BYTES * chunk_trials + (PLAN_BYTES + ROW_BYTES) * len(self.plan)
