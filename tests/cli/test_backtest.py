@@ -264,3 +264,15 @@ def test_a_sweep_over_cleaning_rules_counts_under_each(yieldlab, lab: Path) -> N
     prepared = json.loads(told.out)["data"]["prepared"]
     assert [health["winsorized"] > 0 for health in prepared.values()] == [False, True]
     assert all(trial["params"]["spikes"] in ("keep", "winsorize") for trial in json.loads(told.out)["data"]["trials"])
+
+
+def test_delistings_are_told_with_what_they_cost(yieldlab, lab: Path) -> None:
+    strictly = ("--set", "max_stale_days=0", "--set", "dead_after_days=0", "--set", "delisted_loss=0.1")
+    result = yieldlab("backtest", "highest_apy", "--set", "delisted=loss", *strictly, "--json")
+    measures = result.document["data"]["trials"][0]["measures"]
+    assert measures["delistings"] > 0
+    told = f"had {measures['delistings']} positions in pools that were delisted; {measures['written_off']:,.2f} USD"
+    assert any(told in warning for warning in result.document["warnings"])
+    held_on = yieldlab("backtest", "highest_apy", *strictly, "--json").document
+    assert held_on["data"]["trials"][0]["measures"]["delistings"] == 0
+    assert not any("delisted" in warning for warning in held_on["warnings"])

@@ -96,6 +96,11 @@ def backtest(
                 for name, count in result.trials.select("strategy", "unaffordable").iter_rows()
                 if count
             ),
+            *(
+                f"{name} had {count} positions in pools that were delisted; {lost:,.2f} USD of them was written off"
+                for name, count, lost in result.trials.select("strategy", "delistings", "written_off").iter_rows()
+                if count
+            ),
         ],
         exit_code=4 if result.failures.height else 0,
     )
