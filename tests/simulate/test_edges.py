@@ -459,6 +459,15 @@ def test_turnover_a_year_needs_a_day() -> None:
     assert measures["annualized_return"] is None
 
 
+def test_favour_raises_no_negative_signal() -> None:
+    signal = np.full((2, 3), np.nan)
+    signal[0, 0] = 1.0  # p0 alone is bought
+    signal[1] = [-1.0, 0.5, -1.5]  # and stays beside p1, since -1.0 counts once, not twice
+    policy = policies({"top_n": 2, "every": 1, "persistence": 1.0, "cost": 0.0})
+    ledger = simulate.run(market_of(np.full((2, 3), 0.05)), signal, policy, trace=True)
+    assert [(row, pool) for row, pool in ledger.trades.select("row", "pool").rows()] == [(0, 0), (1, 0), (1, 1)]
+
+
 # -- compiled code ------------------------------------------------------------------------------------------------
 
 
