@@ -54,7 +54,7 @@ def test_without_data_every_command_says_how_to_get_some(yieldlab, empty: Path, 
     shutil.copy(bundled_folder() / "highest_apy.py", empty)
     told = yieldlab(*arguments)
     assert (told.code, told.out) == (3, "")
-    assert "run `yieldlab data import FILE` or `yieldlab data sample`" in told.err
+    assert "run `yieldlab data import FILE`, `yieldlab data backfill` or `yieldlab data sample`" in told.err
     assert not (empty / "data").exists()
 
 
@@ -214,3 +214,21 @@ def test_two_synthetic_worlds_do_not_mix(yieldlab, lab: Path) -> None:
     other = yieldlab("data", "sample", "--seed", "5")
     assert other.code == 2
     assert "already holds another synthetic sample" in other.err
+
+
+@pytest.mark.parametrize(("source", "said"), [("defillama/chart", "1 simple rate converted"), ("", "taken as APY")])
+def test_rows_of_the_feed_that_came_by_a_file_are_read_as_those_that_came_straight_from_it(
+    yieldlab, lab: Path, source: str, said: str
+) -> None:
+    header = "pool_id,time,apy_percent,protocol,symbol,chain" + (",source" if source else "")
+    rows = [f"p,2025-01-0{day},10,aave-v3,USDC,Ethereum{',' if source else ''}{source}" for day in range(1, 6)]
+    (lab / "rows.csv").write_text("\n".join([header, *rows]) + "\n")
+    assert yieldlab("data", "import", "rows.csv", "--data", "other").code == 0
+    told = yieldlab(
+        "backtest", "highest_apy", "--data", "other", "--cost-bps", "0", "--set", "warmup=0", "--json"
+    ).document
+    apy = (1 + 0.10 / 365) ** 365 - 1 if source else 0.10
+    assert told["data"]["trials"][0]["measures"]["total_return"] == pytest.approx((1 + apy) ** (4 / 365) - 1, rel=1e-9)
+    assert said.replace("1 simple rate", "5 simple rates") in " ".join(
+        yieldlab("backtest", "highest_apy", "--data", "other").out.split()
+    )

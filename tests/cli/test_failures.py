@@ -170,3 +170,11 @@ def test_v_shows_our_logs_and_not_those_of_libraries() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "yieldlab.cli.session: settings:" in done.stderr
     assert all("yieldlab" in line for line in done.stderr.splitlines())
+
+
+def test_a_reader_that_stops_reading_does_not_hide_how_it_ended(lab: Path) -> None:
+    check = f"{sys.executable} -m yieldlab data check --limit 0 --threshold max_gap_days=0"
+    script = check + " | true; echo ${PIPESTATUS[0]}"
+    told = subprocess.run(["bash", "-c", script], cwd=lab, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "3"
+    assert "Traceback" not in told.stderr

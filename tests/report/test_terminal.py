@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from yieldlab import metrics
 from yieldlab.panel import Health
 from yieldlab.report import results, terminal
 from yieldlab.report.strategies import value_text
@@ -170,3 +171,18 @@ def test_progress_in_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> Non
     with terminal.Progress("sweep", quiet=False) as progress:
         progress.update(50, 100, "best 5 %")
     assert "50/100" in screen.getvalue()
+
+
+def test_losses_of_delisted_pools_stand_beside_the_measures_where_there_are_any(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    calm = dict.fromkeys(metrics.MEASURES, 0.0)
+    hurt = calm | {"delistings": 3, "written_off": 1234.5}
+    for show in (
+        lambda rows: results.comparison_table(["one"] * len(rows), rows),
+        lambda rows: results.leaderboard([], [{}] * len(rows), rows, [1] * len(rows), "sharpe"),
+    ):
+        assert "written off" not in printed(capsys, show([calm]))
+        out = printed(capsys, show([calm, hurt]))
+        assert "delisted" in out
+        assert "1,234.50" in out

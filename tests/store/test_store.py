@@ -53,7 +53,8 @@ def test_opening_a_store_creates_nothing(store: Store) -> None:
     assert not store.exists
     for read in (store.assets, store.metrics, store.panel, store.overview, store.versions, store.cutoff, store.compact):
         with pytest.raises(
-            DataError, match=r"no data in .*; run `yieldlab data import FILE` or `yieldlab data sample`"
+            DataError,
+            match=r"no data in .*; run `yieldlab data import FILE`, `yieldlab data backfill` or `yieldlab data sample`",
         ):
             read()
     with pytest.raises(DataError, match="no data in"):

@@ -57,6 +57,7 @@ def import_files(
             failed[str(source) if isinstance(source, Path) else source.shown] = str(error)
     if not done:
         raise DataError("; ".join(failed.values()))
+    _record_conventions(store)
     refused = sum(imported.refused_rows for imported in done)
     data = {"files": [asdict(imported) for imported in done], "failed": failed}
     warnings = [f"{path}: {reason}" for path, reason in failed.items()]
@@ -70,6 +71,15 @@ def import_files(
             yield from imported_lines(imported)
 
     return Outcome(data, view, warnings=warnings, exit_code=4 if refused or failed else 0)
+
+
+def _record_conventions(store: Store) -> None:
+    """Rows of the feed that came by way of a file are read as those that came straight from it."""
+    from yieldlab.collect import conventions
+    from yieldlab.schema import is_feed
+
+    if any(is_feed(source) for source in store.sources()):
+        conventions.sync(store)
 
 
 @command(groups.data, "data sample", settings=("data", "seed"))

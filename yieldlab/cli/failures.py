@@ -25,7 +25,7 @@ def guarded(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # The reader (head, less) has seen enough; what was asked for is done.
+        # The reader (head, less) has seen enough before anything was known of the end.
         _to_nobody(sys.stdout)
         return 0
     except KeyboardInterrupt:
@@ -61,7 +61,12 @@ def _invoke(arguments: Sequence[str]) -> int:
 
     returned = app(args=list(arguments), prog_name="yieldlab", standalone_mode=False, obj=tuple(arguments))
     if isinstance(returned, Finished):
-        return finish(returned)
+        try:
+            finish(returned)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader has seen enough; what was asked for is done, and how it ended is known
+            _to_nobody(sys.stdout)
+        return returned.outcome.exit_code
     if returned == INTERRUPTED:
         raise KeyboardInterrupt
     return int(returned or 0)

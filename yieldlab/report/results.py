@@ -9,6 +9,7 @@ from rich.console import RenderableType
 
 from yieldlab.report.strategies import value_text
 from yieldlab.report.terminal import count, number, percent, table, usd
+from yieldlab.schema import is_feed
 
 if TYPE_CHECKING:
     from yieldlab.space import Value
@@ -47,8 +48,9 @@ _MORE = {
 
 def comparison_table(labels: Sequence[str], measures: Sequence[Mapping[str, float | None]]) -> RenderableType:
     """Trials side by side, one line each."""
-    rows = [[label, *_cells(row, _COMPARED)] for label, row in zip(labels, measures, strict=True)]
-    return table(["strategy", *_headings(_COMPARED)], rows)
+    shown = (*_COMPARED, *_losses(measures))
+    rows = [[label, *_cells(row, shown)] for label, row in zip(labels, measures, strict=True)]
+    return table(["strategy", *_headings(shown)], rows)
 
 
 def leaderboard(
@@ -61,12 +63,17 @@ def leaderboard(
     """Ranked trials: those of the parameters `names` in which they differ, and the measure they are ranked by. `equal`
     says how many trials each stands for."""
     differing = [name for name in names if len({row[name] for row in params}) > 1]
-    shown = _RANKED if by in _RANKED else (by, *_RANKED)
+    shown = tuple(dict.fromkeys(((() if by in _RANKED else (by,)) + _RANKED) + _losses(measures)))
     rows = [
         [str(rank), *(value_text(row[name]) for name in differing), *_cells(measured, shown), f"{same:,}"]
         for rank, (row, measured, same) in enumerate(zip(params, measures, equal, strict=True), start=1)
     ]
     return table(["#", *differing, *_headings(shown), "equal"], rows, left=0)
+
+
+def _losses(measures: Sequence[Mapping[str, float | None]]) -> tuple[str, ...]:
+    """The measures of delisted pools, where any trial met one."""
+    return ("delistings", "written_off") if any(row.get("delistings") for row in measures) else ()
 
 
 def shared_line(names: Sequence[str], params: Sequence[Mapping[str, Value]]) -> str:
@@ -110,6 +117,8 @@ def _cleaning(health: Mapping[str, Any]) -> Iterator[str]:
         yield f"{count(winsorized, 'spike')} lowered to the bound"
     if health.get("rates") == "quoted":
         yield "rates as quoted"
+    elif any(source != SYNTHETIC and not is_feed(source) for source in health.get("sources", ())):
+        yield "rates of imported rows taken as APY"
     if converted := health.get("rates_converted"):
         yield f"{count(converted, 'simple rate')} converted to APY"
     if unknown := health.get("rates_unknown"):

@@ -313,6 +313,12 @@ class Store:
             return []
         return self._series.collect(self._series.scan().select(pl.col("name").unique().sort()))["name"].to_list()
 
+    def sources(self) -> list[str]:
+        """Where the rows are from, sorted."""
+        self._require()
+        sources = self._metrics.scan().select(pl.col("source").drop_nulls().unique().sort())
+        return self._metrics.collect(sources)["source"].to_list()
+
     def overview(self) -> pl.DataFrame:
         """Per pool: description, first and last instant, days with a row, instants (`rows`) and revisions of them."""
         self._require()
@@ -374,7 +380,10 @@ class Store:
             raise self._no_data()
 
     def _no_data(self) -> DataError:
-        return DataError(f"no data in {self.folder}; run `yieldlab data import FILE` or `yieldlab data sample`")
+        return DataError(
+            f"no data in {self.folder}; run `yieldlab data import FILE`, `yieldlab data backfill` or "
+            "`yieldlab data sample`"
+        )
 
     def _all_assets(self) -> pl.DataFrame:
         if not self._assets.exists:

@@ -173,7 +173,9 @@ class Table:
     @contextmanager
     def _reading(self) -> Iterator[None]:
         with _one_sentence(
-            f"the table {self.folder} cannot be read", "restore it from a copy, or remove the folder and import again"
+            f"the table {self.folder} cannot be read",
+            "restore it from a copy, or remove this one folder and bring its rows in again (rows of the feed: "
+            "`yieldlab data rebuild`)",
         ):
             yield
 
