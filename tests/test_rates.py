@@ -211,3 +211,15 @@ def test_mending_a_convention_changes_what_is_read_and_revises_no_row(tmp_path: 
     store.record("conventions", mended)
     assert store.panel()["apy"][0, 0] == 0.1
     assert store.history().height == 1
+
+
+def test_a_pool_of_the_feed_says_what_its_tvl_counts() -> None:
+    rows = [
+        {"day": 0, "pool_id": "a", "apy": 5.0},
+        {"day": 0, "pool_id": "b", "apy": 5.0, "source": "mine.csv"},
+        {"day": 0, "pool_id": "c", "apy": 5.0},
+    ]
+    dated = conventions({"lender": [(-10, "apr", None), (-5, "apr", None)]})
+    dated = dated.with_columns(tvl_kind=pl.Series(["deposits", "cash"]))
+    one = panel(rows, {"a": "lender", "b": "lender", "c": "nobody-knows"}, conventions=dated)
+    assert one.pools["tvl_kind"].to_list() == ["cash", None, None]

@@ -114,6 +114,15 @@ class Quotes:
         return where, np.where(simple == 0.0, rate, value)
 
 
+def with_tvl_kind(pools: pl.DataFrame, fed: NDArray[np.bool_], conventions: pl.DataFrame) -> pl.DataFrame:
+    """`pools` (pool_id, protocol) with what the TVL of those counts that have cells from the feed (`fed` (T, N)), by the
+    last convention of their project; null for others."""
+    latest = conventions.sort("valid_from", "ingested_at", maintain_order=True).unique("project", keep="last")
+    kinds = latest.select(pl.col("project").alias("protocol"), "tvl_kind")
+    joined = pools.join(kinds, on="protocol", how="left", maintain_order="left")
+    return joined.with_columns(pl.when(pl.Series(np.any(fed, axis=0))).then("tvl_kind"))
+
+
 def _codes(conventions: pl.DataFrame) -> dict[str | None, tuple[NDArray[np.int64], NDArray[np.int8]]]:
     """Per project the days from which a convention holds, and its bits."""
     latest = conventions.sort("project", "valid_from", "ingested_at", maintain_order=True).unique(

@@ -35,7 +35,7 @@ from yieldlab.panel._grid import (
     utc,
 )
 from yieldlab.panel._health import Health, comings_and_goings
-from yieldlab.rates import RATED, RATES, Quotes
+from yieldlab.rates import RATED, RATES, Quotes, with_tvl_kind
 from yieldlab.units import MICROSECONDS_PER_DAY, from_percent
 
 __all__ = ["DEFAULT_MAX_STALE_DAYS", "Health", "Panel", "SeriesRows", "utc"]
@@ -143,8 +143,9 @@ class Panel:
         absent: then later rows of the frame count as known later; without `source` the panel has no `sources`.
 
         With `conventions` (columns of `schema.CONVENTIONS`) rates whose source is the feed are known as simple or
-        compounded; `apy_reward_percent` of the frame then tells the reward's part. `series` (name, valid_at, value)
-        become the panel's series.
+        compounded; `apy_reward_percent` of the frame then tells the reward's part, and `pools` has a column `tvl_kind`:
+        what a pool's TVL counts ("cash", "deposits" or "pool"; null where it is not known). `series` (name, valid_at,
+        value) become the panel's series.
 
         Raises DataError when nothing is left or a column is missing, and UsageError for an unknown field.
         """
@@ -203,6 +204,7 @@ class Panel:
                 values = frame["apy_reward_percent"].cast(pl.Float64).gather(order).to_numpy()
                 reward[row[seen], pool[seen]] = values[seen]
             quotes = Quotes.join(from_feed, from_percent(reward), pools["protocol"].to_list(), days, conventions)
+            pools = with_tvl_kind(pools, from_feed, conventions)
         return cls(
             days.astype("datetime64[D]").astype("datetime64[us]"),
             pools,
