@@ -115,7 +115,7 @@ class Quotes:
 
 
 def with_tvl_kind(pools: pl.DataFrame, fed: NDArray[np.bool_], conventions: pl.DataFrame) -> pl.DataFrame:
-    """`pools` (pool_id, protocol) with what the TVL of those counts that have cells from the feed (`fed` (T, N)), by the
+    """`pools` (pool_id, protocol) with what the TVL of those counts that have cells of the feed (`fed` (T, N)), by the
     last convention of their project; null for others."""
     latest = conventions.sort("valid_from", "ingested_at", maintain_order=True).unique("project", keep="last")
     kinds = latest.select(pl.col("project").alias("protocol"), "tvl_kind")
