@@ -117,7 +117,7 @@ def test_settings_give_costs_and_set_fixes_one_value(yieldlab, lab: Path) -> Non
         (["highest_apy", "--by", "sharp"], 2, "unknown measure 'sharp'; did you mean 'sharpe'?"),
         (["highest_apy", "--start", "2019-01-01"], 3, "lies outside the data"),
         (["highest_apy", "--out", "strategies"], 2, "strategies is not empty"),
-        (["signal_file"], 4, "there is no signal file signal.parquet"),
+        (["signal_file"], 3, "there is no signal file signal.parquet"),
     ],
 )
 def test_what_cannot_be_swept_is_one_sentence_and_leaves_nothing(
@@ -415,3 +415,16 @@ def test_the_demo_shows_everything_and_where_the_files_are(yieldlab, empty: Path
     again = yieldlab("demo", "--json").document
     assert again["data"]["sweep"]["count"] >= 2_000
     assert len(again["data"]["backtest"]["trials"]) == 3
+
+
+def test_a_sample_of_more_than_there_is_says_so(yieldlab, lab: Path) -> None:
+    told = yieldlab("sweep", "run", "highest_apy", *SMALL, "--sample", "100000")
+    assert told.code == 0, told.err
+    assert "fewer than --sample 100000; all are run" in told.err
+
+
+def test_a_file_that_no_trial_of_a_sweep_finds_is_missing_data(yieldlab, lab: Path) -> None:
+    for arguments in (["backtest", "signal_file"], ["sweep", "run", "signal_file"]):
+        told = yieldlab(*arguments)
+        assert (told.code, told.out) == (3, "")
+        assert "there is no signal file signal.parquet" in told.err

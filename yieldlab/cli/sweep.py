@@ -118,6 +118,8 @@ def run(
         defaults=inputs.costs(settings),
         max_memory=settings.max_memory,
     )
+    if sample is not None and sample > planned.grid.size:
+        session.say(f"the grid has {planned.grid.size:,} combinations, fewer than --sample {sample}; all are run")
     panel, cutoff = inputs.read_panel(session.store, planned.fields, inputs.instant("--as-of", as_of))
     if dry_run:
         return _estimated(session, planned, panel)

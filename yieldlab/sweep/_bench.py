@@ -76,6 +76,7 @@ class Bench:
         self._markets = Markets(panel)
         self._signal: tuple[object, Ranking | str, str] = (None, "", "")
         self._known: dict[int, str] = {}
+        self._refusal: StrategyError | DataError | None = None
 
     def market(self, point: Point) -> Market:
         """The market of these trials. Raises DataError when the data cannot be one."""
@@ -92,6 +93,7 @@ class Bench:
                 digest = _digest(signal)
             except (StrategyError, DataError) as error:
                 ranking, digest = str(error), NO_SIGNAL
+                self._refusal = self._refusal or error
             self._hold(point, digest)
             self._signal = (key, ranking, digest)
         return self._signal[1]
@@ -172,14 +174,9 @@ class Bench:
         return pl.concat(made[trial][0] for trial in trials), pl.concat(made[trial][1] for trial in trials)
 
     def first_signal(self) -> None:
-        """Raise StrategyError, with the first reason, when the strategy gives no signal for any of the trials."""
-        first = None
-        for point in self.plan.points(0, len(self.plan)):
-            outcome = self.ranking(point)
-            if not isinstance(outcome, str):
-                return
-            first = first or outcome
-        raise StrategyError(first or "the sweep has no trial")
+        """Raise the first reason, as strategy or data gave it, when there is no signal for any of the trials."""
+        if not any(not isinstance(self.ranking(point), str) for point in self.plan.points(0, len(self.plan))):
+            raise self._refusal or StrategyError("the sweep has no trial")
 
     def peak_bytes(self, chunk_trials: int) -> int:
         """Memory that the sweep takes at most beside the panel's observations, its table of results read at once
