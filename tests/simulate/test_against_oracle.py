@@ -14,6 +14,7 @@ from worlds import World, make
 
 from yieldlab import simulate
 from yieldlab.metrics import MEASURES, measure
+from yieldlab.simulate._record_kernels import LOST_ALL, OK
 from yieldlab.simulate.policy import policies
 
 pytestmark = pytest.mark.uncompiled
@@ -71,7 +72,7 @@ def test_kernel_and_oracle_agree(seed: int) -> None:
     got = ledger.measures().to_dicts()
     for trial in range(3):
         plain = by_hand(world, trial)
-        assert bool(ledger.status[trial]) == plain.failed, seed
+        assert ledger.status[trial] == (LOST_ALL if plain.failed else OK), seed
         if plain.failed:
             continue
         np.testing.assert_allclose(ledger.equity[trial], plain.equity, rtol=1e-9, atol=0, err_msg=f"seed {seed}")

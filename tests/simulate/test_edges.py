@@ -21,6 +21,7 @@ from yieldlab.errors import DataError, UsageError
 from yieldlab.market import DEFAULTS, Market, Markets
 from yieldlab.metrics import PATH_MEASURES, measure
 from yieldlab.panel import Panel
+from yieldlab.simulate._record_kernels import LOST_ALL, OK
 from yieldlab.simulate.policy import policies
 
 COMPILED = not numba.config.DISABLE_JIT
@@ -293,7 +294,8 @@ def test_a_pool_never_seen_is_not_dead() -> None:
 
 def test_who_loses_all_fails_and_says_so() -> None:
     ledger = held_to_the_end(dying({0: 2, 1: 2}), {}, delisted="loss")
-    assert "losses" in str(ledger.reasons[0])
+    assert ledger.status[0] == LOST_ALL
+    assert ledger.reasons == ["delistings took all of it"]
     assert ledger.measures().row(0) == (None,) * len(ledger.measures().columns)
     saved = held_to_the_end(dying({0: 2, 1: 2}), {"max_weight": 0.25}, delisted="loss")
     np.testing.assert_allclose(saved.equity[0], np.repeat([1_000.0, 500.0], [6, 6]), rtol=1e-12)
@@ -305,7 +307,25 @@ def test_what_is_next_to_nothing_after_a_loss_is_nothing() -> None:
     for cash, failed in ((1e-11, False), (1e-13, True)):
         policy = policies({"weighting": "signal", "every": 1_000, "cost": 0.0})
         ledger = simulate.run(market, np.full(market.shape, 1.0 - cash), policy, capital=1_000.0)
-        assert bool(ledger.status[0]) is failed
+        assert ledger.status[0] == (LOST_ALL if failed else OK)
+
+
+def test_losing_all_to_delistings_and_leaving_the_floats_are_told_apart_side_by_side() -> None:
+    panel = dying({0: 2, 1: 2}, rows=500, pools=3)
+    wild = panel.raw("apy").copy()
+    wild[:, 2] = 1e300
+    panel = Panel(panel.times, panel.pools, {"apy": wild}, max_stale_days=1)
+    market = Market.from_panel(panel, delisted="loss", dead_after_days=3)
+    rows = [{"top_n": 2, "every": 1_000, "cost": cost} for cost in (0.0, 0.1)]
+    lost = simulate.run(market, np.tile([3.0, 2.0, np.nan], (500, 1)), policies(rows))
+    assert lost.reasons == ["delistings took all of it"] * 2
+    overflown = simulate.run(market, np.tile([np.nan, np.nan, 1.0], (500, 1)), policies(rows))
+    assert all("beyond what a float holds" in str(reason) for reason in overflown.reasons)
+    held = simulate.advance(
+        market, np.ones(market.shape) * [1.0, 1.0, np.nan], policies(rows[0]), simulate.begin(market), 5
+    )
+    with pytest.raises(UsageError, match="the step to row 11 failed: delistings took all of it"):
+        simulate.advance(market, np.ones(market.shape) * [1.0, 1.0, np.nan], policies(rows[0]), held, 11)
 
 
 def test_who_rebalances_gets_out_at_full_value_unless_death_comes_with_the_end_of_belief() -> None:

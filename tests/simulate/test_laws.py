@@ -87,7 +87,7 @@ def test_a_higher_cost_never_gives_more(seed: int) -> None:
 @given(SEEDS)
 def test_a_larger_loss_never_gives_more(seed: int) -> None:
     world = make(seed, smooth=True)
-    plain = {**world.policies[0], "gas_usd": 0.0, "persistence": 0.0, "min_turnover": 0.0}
+    plain = {**world.policies[0], "gas_usd": 0.0, "min_turnover": 0.0}
     ledgers = [run(replace(world, delisted="loss", delisted_loss=loss), [plain]) for loss in (0.0, 0.1, 0.7, 1.0)]
     paths = np.vstack([np.nan_to_num(ledger.equity) for ledger in ledgers])  # who has lost all has nothing
     assert np.all(np.diff(paths, axis=0) <= 1e-9 * world.capital)
@@ -95,6 +95,16 @@ def test_a_larger_loss_never_gives_more(seed: int) -> None:
     assert written[0] is None or written[0] <= 1e-8 * world.capital
     sold = run(replace(world, delisted="exit"), [plain])
     np.testing.assert_array_equal(sold.equity, ledgers[0].equity)
+
+
+@pytest.mark.parametrize(("seed", "without"), [(566, "min_turnover"), (315, "gas_usd")])
+def test_with_gas_or_min_turnover_a_larger_loss_can_give_more(seed: int, without: str) -> None:
+    world = make(seed, smooth=True)
+    policy = [{**world.policies[0], without: 0.0}]
+    paths = [
+        run(replace(world, delisted="loss", delisted_loss=loss), policy).equity[0] for loss in (0.0, 0.1, 0.7, 1.0)
+    ]
+    assert np.any(np.diff(np.nan_to_num(np.vstack(paths)), axis=0) > 1e-6 * world.capital)
 
 
 @law

@@ -22,10 +22,11 @@ Ints = NDArray[np.int64]
 _RANKED_ROWS = 128
 
 _STATUS = {
-    -1: "not run",
-    1: "the equity is no finite positive number: costs, losses or yields took it to zero or below or beyond what a "
-    "float holds",
-    2: "more trades than the trace has room for",
+    record.NOT_RUN: "not run",
+    record.NOT_FINITE: "the equity is no finite positive number: costs or yields took it to zero or below or beyond "
+    "what a float holds",
+    record.TRACE_FULL: "more trades than the trace has room for",
+    record.LOST_ALL: "delistings took all of it",
 }
 
 

@@ -10,7 +10,7 @@ from yieldlab._jit import inlined_kernel, kernel
 from yieldlab.simulate._record_kernels import (
     COST_PAID,
     DELISTINGS,
-    NOT_FINITE,
+    LOST_ALL,
     OK,
     PARTED,
     RUIN_TOLERANCE,
@@ -95,7 +95,7 @@ def delist(
                 traced[r] += 1
     kept = cash + staying
     if not kept > RUIN_TOLERANCE:
-        return NOT_FINITE, stay
+        return LOST_ALL, stay
     for h in range(stay):
         mix[h] /= kept
     cash_left[0] = cash / kept

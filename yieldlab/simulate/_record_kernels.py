@@ -10,6 +10,7 @@ NOT_RUN = -1
 OK = 0
 NOT_FINITE = 1
 TRACE_FULL = 2
+LOST_ALL = 5
 # Why a walk stopped before its last bar.
 PARTED = 3
 CLEAN = 4
