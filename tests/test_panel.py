@@ -15,6 +15,7 @@ from oracles import panel_oracle
 
 from yieldlab import schema
 from yieldlab.errors import DataError, UsageError
+from yieldlab.market import DEFAULTS, SPIKES, prepare
 from yieldlab.panel import Panel
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -357,6 +358,23 @@ def test_health_tells_who_came_and_who_left_in_each_year() -> None:
     told = panel(long(*rows), as_of=START + timedelta(days=900)).health
     assert told.entering == {"2024": 2, "2025": 1}
     assert told.leaving == {"2024": 1}
+
+
+def test_a_pool_whose_yields_are_masked_has_not_left() -> None:
+    apy = np.full((400, 2), 0.05)
+    apy[np.arange(400) % 4 != 0, 1] = np.nan
+    apy[350:, 1][~np.isnan(apy[350:, 1])] = 0.9
+    one = Panel(np.datetime64("2024-01-01") + np.arange(400), pl.DataFrame({"pool_id": ["a", "b"]}), {"apy": apy})
+    for spikes in SPIKES:
+        told = prepare(one, {**DEFAULTS, "spikes": spikes}).health
+        assert (told.masked > 0) is (spikes == "mask")
+        assert (told.entering, told.leaving) == ({"2024": 2}, {}), spikes
+    masked = prepare(one, {**DEFAULTS, "spikes": "mask"})
+    assert masked.head(395).health.leaving == {}
+    assert masked.with_max_stale_days(9).health.leaving == {}
+    assert masked.with_fields({"apy": masked.raw("apy")}).health.leaving == {"2024": 1}  # what is given is final
+    with pytest.raises(ValueError, match="read-only"):
+        masked.listed()[0, 0] = 1.0
 
 
 def test_health_counts_what_was_cleaned() -> None:

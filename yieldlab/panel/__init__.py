@@ -53,6 +53,7 @@ class Panel:
         "_cleaned",
         "_counts",
         "_effective",
+        "_observed",
         "_quotes",
         "_raw",
         "_series",
@@ -79,12 +80,14 @@ class Panel:
         series: Mapping[str, SeriesRows] | None = None,
         cleaned: tuple[int, int] = (0, 0),
         rate_counts: Mapping[str, int] | None = None,
+        observed: Floats | None = None,
     ) -> None:
         """Take `times` (T,) strictly increasing, `pools` with a `pool_id` per column, and (T, N) `fields`.
 
         `quotes` says how the rates among the fields were quoted; without it they are taken as APY. `cleaned` counts
-        observations masked and winsorized. Raises DataError when shapes or order do not fit, and UsageError for a
-        negative `max_stale_days` or unknown `rates`.
+        observations masked and winsorized; `observed` (T, N) tells, by not being NaN, where an APY had been observed
+        before that. Raises DataError when shapes or order do not fit, and UsageError for a negative `max_stale_days` or
+        unknown `rates`.
         """
         if rates not in RATES:
             raise UsageError(f"unknown rates {rates!r}{did_you_mean(rates, RATES)}")
@@ -118,6 +121,7 @@ class Panel:
         self._series = dict(series or {})
         self._cleaned = cleaned
         self._counts = dict(rate_counts or {})
+        self._observed = None if observed is None else frozen(observed)
         self._carried: dict[str, Floats] = {}
         self._effective: dict[str, Floats] = {}
         self._ages: dict[str, Floats] = {}
@@ -292,7 +296,7 @@ class Panel:
         observed = int(np.count_nonzero(~np.isnan(self.raw(name))))
         present = int(np.count_nonzero(~np.isnan(self[name])))
         masked, winsorized = self._cleaned
-        entering, leaving = comings_and_goings(self.raw(name), self.times)
+        entering, leaving = comings_and_goings(self.listed(name), self.times)
         symbols = self.pools["symbol"].to_list() if "symbol" in self.pools.columns else [None] * self.pools.height
         return Health(
             times=self.times.size,
@@ -314,6 +318,11 @@ class Panel:
             entering=entering,
             leaving=leaving,
         )
+
+    def listed(self, name: str = "apy") -> Floats:
+        """(T, N) not NaN where the field was observed, whatever cleaning made of it: an observation that was masked
+        still shows that its pool is there. Raises DataError for a field the panel does not hold."""
+        return self._observed if name == "apy" and self._observed is not None else self.raw(name)
 
     def _rate_counts(self) -> Mapping[str, int]:
         if self._quotes is None or "apy" not in self._raw:
@@ -353,7 +362,12 @@ class Panel:
     def with_cleaned_apy(self, apy: Floats, *, masked: int = 0, winsorized: int = 0) -> Panel:
         """The same panel with this (T, N) effective APY in place of the observed one, of which so many cells differ."""
         before = self._cleaned
-        return self._replaced({"apy": apy}, cleaned=(before[0] + masked, before[1] + winsorized))
+        cleaned = (before[0] + masked, before[1] + winsorized)
+        return self._replaced(
+            {"apy": apy},
+            cleaned=cleaned,
+            observed=self._observed if self._observed is not None else self._raw.get("apy"),
+        )
 
     def head(self, rows: int) -> Panel:
         """The first `rows` rows, same pools: what was there before row `rows` happened."""
@@ -362,12 +376,13 @@ class Panel:
             fields={name: array[:rows] for name, array in self._raw.items()},
             quotes=None if self._quotes is None else self._quotes.head(rows),
             series={name: each.head(rows) for name, each in self._series.items()},
+            observed=None if self._observed is None else self._observed[:rows],
         )
 
     def with_fields(self, fields: Mapping[str, Floats]) -> Panel:
         """The same times and pools with these raw (T, N) fields replaced or added; rates among them are as they are
         meant to be read, and are converted no more."""
-        return self._replaced(fields)
+        return self._replaced(fields, **({"observed": None} if "apy" in fields else {}))
 
     def with_series(self, series: Mapping[str, SeriesRows]) -> Panel:
         """The same panel with these series replaced or added."""
@@ -418,6 +433,7 @@ class Panel:
             "series": self._series,
             "cleaned": self._cleaned,
             "rate_counts": self._counts,
+            "observed": self._observed,
         }
         return Panel(**kept | changed)
 
