@@ -259,6 +259,24 @@ def test_without_a_trial_to_verify_it_says_so(yieldlab, lab: Path, monkeypatch: 
     assert "agree" not in told.err
 
 
+def test_what_cannot_be_replayed_is_told_beside_what_agrees(
+    yieldlab, lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from yieldlab import sweep
+
+    for found, told_of, not_told in (
+        (sweep.Verified(2, 1e-12, 1), ("2 trials agree with vectorbt", "1 trial cannot be replayed"), "no trial"),
+        (sweep.Verified(0, 0.0, 3), ("3 trials cannot be replayed in vectorbt to that precision",), "no trial"),
+    ):
+        monkeypatch.setattr(sweep, "verify", lambda *a, found=found, **k: found)
+        told = yieldlab("sweep", "run", "highest_apy", *SMALL, "--verify", "3")
+        assert told.code == 0
+        assert all(words in told.err for words in told_of)
+        assert not_told not in told.err
+        told = yieldlab("sweep", "run", "highest_apy", *SMALL, "--verify", "3", "--json")
+        assert told.document["data"]["verified"]["not_comparable"] == found.not_comparable
+
+
 def test_a_signal_file_that_is_another_now_is_refused(yieldlab, lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from yieldlab import sweep
     from yieldlab.store import Store

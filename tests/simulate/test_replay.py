@@ -13,7 +13,7 @@ from yieldlab.market import Market
 from yieldlab.panel import Panel
 from yieldlab.sample import reference_study
 from yieldlab.simulate.policy import policies
-from yieldlab.simulate.replay import largest_difference, replay, spare_cash
+from yieldlab.simulate.replay import comparable, largest_difference, replay, spare_cash
 
 pytest.importorskip("vectorbt", reason="the vectorbt extra is not installed")
 
@@ -45,6 +45,22 @@ def test_vectorbt_has_the_same_equity_in_random_worlds() -> None:
             delisted += ledger.trades.filter(pl.col("trial").is_in(sound), pl.col("written_off_usd") > 0).height
     assert compared > 350
     assert delisted > 50
+
+
+def test_what_keeps_above_a_millionth_of_its_highest_is_replayed_to_nine_digits_and_deeper_falls_are_not() -> None:
+    deep = lost = 0
+    for seed in range(400):
+        market, ledger = traced(seed)
+        for trial in np.flatnonzero(ledger.status == 0):
+            if ledger.equity[trial].min() > 1e-4 * ledger.capital or not ledger.traced[trial]:
+                continue
+            if comparable(ledger, trial):
+                assert largest_difference(market, ledger, [trial]) < 1e-9, (seed, trial)
+                deep += 1
+            else:
+                lost += largest_difference(market, ledger, [trial]) > 1e-9
+    assert deep >= 10
+    assert lost >= 10
 
 
 def test_every_trade_of_ours_is_an_order_of_vectorbt() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import sweep_worlds
 
 from yieldlab.errors import AuditError, UsageError
+from yieldlab.panel import Panel
 from yieldlab.sweep import plan, sweep, verify
 
 needs_vectorbt = pytest.mark.skipif(importlib.util.find_spec("vectorbt") is None, reason="vectorbt is not installed")
@@ -37,6 +39,29 @@ def test_a_wrong_number_in_the_table_is_found(tmp_path: Path, measure: str) -> N
     result.folder.write_frame("trials.parquet", result.trials.with_columns(shifted))
     with pytest.raises(AuditError, match=f"{measure} is .* in the table and .* when run alone"):
         verify(result, planned, panel, 3)
+
+
+@needs_vectorbt
+@pytest.mark.slow
+def test_what_fell_too_far_to_be_replayed_is_told_and_is_no_difference(tmp_path: Path) -> None:
+    apy = np.full((60, 3), 0.05)
+    apy[10:, :2] = np.nan
+    times = np.datetime64("2024-01-01") + np.arange(60)
+    ids = pl.DataFrame({"pool_id": ["a", "b", "c"]})
+    panel = Panel(times, ids, {"apy": apy, "tvl_usd": np.array([2e6, 1e6, 1e3]) + 0.0 * np.nan_to_num(apy)})
+    lost = {"delisted": ["loss"], "delisted_loss": [1 - 3e-9, 0.5], "dead_after_days": [5], "max_stale_days": [5]}
+    traded = {"top_n": [2], "every": [1], "cost": [0.001], "weighting": ["tvl"], "power": [1.0]}
+    named = {"lookback": [1], "sign": [1.0]}
+    strategy = sweep_worlds.strategy(tmp_path)
+    planned = plan(strategy, {**lost, **traded, **named, "min_tvl": [1e5]})
+    result = sweep(planned, panel, out=tmp_path / "run")
+    found = verify(result, planned, panel, 2)
+    assert (found.trials, found.not_comparable) == (1, 1)
+    assert found.largest_difference <= 1e-9
+    spoilt = result.trials.with_columns(pl.col("final_value") * (1 + 1e-8))  # they are still held to the table
+    result.folder.write_frame("trials.parquet", spoilt)
+    with pytest.raises(AuditError, match=r"in the table and .* when run alone"):
+        verify(result, planned, panel, 2)
 
 
 def test_a_table_of_another_plan_is_found(tmp_path: Path) -> None:

@@ -234,7 +234,12 @@ def ended(
         if verified.trials:
             agreed = f"{verified.trials:,} trial{'s agree' if verified.trials > 1 else ' agrees'}"
             session.say(f"{agreed} with vectorbt to {verified.largest_difference:.1e}")
-        else:
+        if verified.not_comparable:
+            session.say(
+                f"{verified.not_comparable:,} trial{'s' if verified.not_comparable > 1 else ''} cannot be replayed in "
+                "vectorbt to that precision: the equity falls below a millionth of its highest"
+            )
+        if not verified.trials and not verified.not_comparable:
             session.say("there is no trial to verify: all of them failed")
         more["verified"] = asdict(verified)
     by = str(folder.manifest.config["by"])

@@ -29,6 +29,10 @@ GAS = "gas"
 #: Price of that order's one share: vectorbt takes a fee only with an order, and refuses a sale smaller than its fee.
 _GAS_PRICE_USD = 1e-12
 
+#: The lowest equity, over the highest, that a replay is held to: vectorbt's cash is exact to rounding of the highest,
+#: which below this is no longer small beside what is left, nor is the spare cash.
+COMPARABLE = 1e-6
+
 #: Spare cash as a share of the highest equity: far above what vectorbt takes for equal (1e-9), far below what shows.
 _SPARE = 1e-6
 
@@ -86,6 +90,13 @@ def spare_cash(ledger: Ledger, trials: Sequence[int] | None = None) -> Floats:
         short = max(0.0, float(spent.max() or 0.0) - ledger.capital)  # type: ignore[arg-type]
         spare.append(short + _SPARE * float(ledger.kept_equity[trial].max()))
     return np.array(spare)
+
+
+def comparable(ledger: Ledger, trial: int = 0) -> bool:
+    """Whether a trial that ran keeps above a millionth of its highest equity, so that a replay can be held to nine
+    digits of it."""
+    equity = ledger.kept_equity[trial]
+    return bool(equity.min() >= COMPARABLE * max(ledger.capital, float(equity.max())))
 
 
 def largest_difference(market: Market, ledger: Ledger, trials: Sequence[int] | None = None) -> float:
