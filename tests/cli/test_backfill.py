@@ -88,7 +88,58 @@ def test_what_cannot_be_fetched_is_one_sentence(
     assert list(empty.iterdir()) == []
 
 
-def test_ctrl_c_keeps_what_was_fetched_and_says_how_to_go_on(empty: Path, feed: FeedServer) -> None:
+def test_pools_of_which_none_could_be_had_end_with_3(yieldlab, empty: Path, asked: list[str]) -> None:
+    told = yieldlab("data", "backfill", *asked, "--pool", UNKNOWN, "--json")
+    assert (told.code, told.document["status"]) == (3, "failed")
+    data = told.document["data"]
+    assert (data["failed"], data["unknown"]) == ({UNKNOWN: "the feed has no history of it"}, [UNKNOWN])
+
+
+def test_rows_withdrawn_are_told(yieldlab, empty: Path, asked: list[str], feed: FeedServer) -> None:
+    pool = feed.pool_ids[0]
+    yieldlab("data", "backfill", *asked, "--pool", pool)
+    feed.set_chart(pool, feed.chart(pool)[:19])
+    told = yieldlab("data", "backfill", *asked, "--pool", pool, "--refresh")
+    assert (told.code, "0 refused, 1 withdrawn" in told.out) == (0, True)
+    assert "1 chart to fetch, 0 current" in told.err
+    assert "warning: the feed withdrew 1 row of 1 pool that it told earlier; the store keeps them" in told.err
+
+
+@pytest.mark.parametrize(
+    "words", [["backfill", "--top", "3", "--refresh"], ["rebuild"], ["rebuild", "--into", "raw/new"]]
+)
+def test_what_cannot_be_written_ends_with_3_and_names_the_path(
+    yieldlab, empty: Path, asked: list[str], words: list[str]
+) -> None:
+    """A file where a folder must be is in the way for everybody, also for the superuser."""
+    assert yieldlab("data", "backfill", *asked, "--top", "3").code == 0
+    if "--into" in words:
+        (empty / "raw").write_text("in the way")
+    else:
+        tables = empty / "data" / "tables"
+        shutil.rmtree(empty / "data" / "raw")
+        (empty / "data" / "raw").write_text("in the way")
+        (tables / ".lock").unlink(missing_ok=True)
+        (tables / ".lock").mkdir()
+    told = yieldlab("data", words[0], *(asked if words[0] == "backfill" else []), *words[1:])
+    assert told.code == 3
+    assert "cannot write to" in told.err
+    assert ("raw" in told.err) or ("tables" in told.err)
+    if words[0] == "backfill":
+        assert "0 charts were committed before, and the same command goes on behind" in told.err
+
+
+def test_a_data_folder_that_is_a_file_is_one_sentence_with_3(yieldlab, empty: Path, asked: list[str]) -> None:
+    (empty / "afile").write_text("mine")
+    told = yieldlab("data", "backfill", *asked, "--top", "2", "--data", "afile")
+    assert told.code == 3
+    assert "cannot write to afile" in told.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_keep_what_was_fetched_and_say_how_to_go_on(
+    empty: Path, feed: FeedServer, number: int
+) -> None:
     words = ["data", "backfill", "--base-url", feed.url, "--min-tvl", "0"]
     process = subprocess.Popen(
         [sys.executable, "-m", "yieldlab", *words, "--requests-per-minute", "240", "--json"],
@@ -99,7 +150,7 @@ def test_ctrl_c_keeps_what_was_fetched_and_says_how_to_go_on(empty: Path, feed: 
     while sum(feed.hits.values()) < 5:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     began = time.monotonic()
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -127,6 +178,31 @@ def test_a_rebuild_says_what_was_missing(yieldlab, empty: Path, asked: list[str]
     assert Store(empty / "again").metrics().height == 60
     told = yieldlab("data", "rebuild", "--into", "again")
     assert (told.code, "again is not empty; name a new folder" in told.err) == (2, True)
+
+
+REBUILD = """
+import sys, time
+from yieldlab.collect import defillama
+from yieldlab.cli import main
+
+def parse_chart(*arguments, **more):
+    print("at work", flush=True)
+    time.sleep(60)
+
+defillama.parse_chart = parse_chart
+sys.exit(main(["data", "rebuild"]))
+"""
+
+
+def test_a_rebuild_ended_by_sigterm_leaves_nothing(yieldlab, empty: Path, asked: list[str]) -> None:
+    yieldlab("data", "backfill", *asked, "--top", "3")
+    process = subprocess.Popen([sys.executable, "-c", REBUILD], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "at work\n"
+    assert list((empty / "data").glob(".rebuild-*"))
+    process.terminate()
+    assert process.wait(timeout=30) == 130
+    assert not list((empty / "data").glob(".rebuild-*"))
 
 
 def test_a_rebuild_names_what_it_cannot_read_with_4(yieldlab, empty: Path, asked: list[str], feed: FeedServer) -> None:

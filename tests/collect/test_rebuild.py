@@ -14,7 +14,7 @@ from feed_server import FeedServer
 from yieldlab import schema
 from yieldlab.collect import backfill, series
 from yieldlab.collect._http import Client
-from yieldlab.collect.archive import Archive
+from yieldlab.collect.archive import Archive, Fetch
 from yieldlab.collect.collector import Collector
 from yieldlab.collect.rebuild import Rebuilt, Replayed, rebuild
 from yieldlab.collect.selection import Selection
@@ -44,8 +44,11 @@ def poll(store: Store, feed: FeedServer, selection: Selection) -> None:
 
 @pytest.fixture(scope="module")
 def made(feed: FeedServer, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store with a life: history, polls in between, revisions that change back, other names, pools that go."""
+    """A store with a life: history, polls in between, revisions that change back, a gap that is filled in afterwards,
+    other names, pools that go."""
     store, pools = Store(tmp_path_factory.mktemp("made") / "data"), feed.pool_ids
+    whole = feed.chart(pools[2])
+    feed.set_chart(pools[2], [*whole[:6], *whole[7:]])
     some = Selection(pools=tuple(pools[:6]))
     chart = feed.chart(pools[0])
     fetch(store, feed, Selection(pools=tuple(pools[:4])))
@@ -53,6 +56,7 @@ def made(feed: FeedServer, tmp_path_factory: pytest.TempPathFactory) -> Store:
     feed.set_chart(pools[0], [*chart[:5], chart[5] | {"apy": 50.0}, *chart[6:]])
     other = feed.chart(pools[1])
     feed.set_chart(pools[1], [*other[:4], other[4] | {"apy": 60.0}, *other[5:]])
+    feed.set_chart(pools[2], whole)
     feed.change(pools[1], apy=9.5, project="aave-v4")
     fetch(store, feed, Selection(pools=tuple(pools[:5])))
     poll(store, feed, some)
@@ -109,6 +113,9 @@ def test_the_life_that_is_replayed_has_everything_in_it(lived: Store) -> None:
     assert set(lived.recorded("pool_events")["event"]) == {"appeared", "renamed", "vanished", "returned"}
     assert lived.descriptions().height > lived.assets().height
     assert lived.series_names() == ["eth_usd", "fear_greed"]
+    charts = lived.history().filter(pl.col("source") == "defillama/chart")
+    once = charts.filter(pl.len().over("pool_id", "valid_at") == 1, pl.col("observed_at") > pl.col("valid_at"))
+    assert once.height == 1, "the gap that was filled in"
 
 
 def test_a_new_folder_gets_the_same_rows(lived: Store, tmp_path: Path) -> None:
@@ -130,6 +137,18 @@ def test_in_place_nothing_is_added_to_what_is_complete(lived: Store) -> None:
     assert (told.new, told.revised, told.described, told.events) == (0, 0, 0, 0)
     assert all(before[name].equals(rows) for name, rows in held(lived).items())
     assert {name: state.version for name, state in lived.versions().items()} == versions
+    assert not list(lived.folder.glob(".rebuild-*"))
+
+
+def test_what_killed_rebuilds_left_is_removed_and_what_is_at_work_stays(lived: Store) -> None:
+    killed = lived.folder / ".rebuild-killed"
+    (killed / "tables").mkdir(parents=True)
+    with lived.scratch() as at_work:
+        assert at_work.parent == lived.folder
+        (at_work / "mine").write_text("mine")
+        assert not killed.exists()
+        rebuilt(lived)
+        assert (at_work / "mine").exists()
     assert not list(lived.folder.glob(".rebuild-*"))
 
 
@@ -223,4 +242,4 @@ def test_what_cannot_be_rebuilt_is_told(feed: FeedServer, tmp_path: Path) -> Non
 
 
 def test_the_columns_of_a_fetch_are_those_of_its_table() -> None:
-    assert list(backfill.Fetch._fields) == schema.FETCHES.names()
+    assert list(Fetch._fields) == schema.FETCHES.names()

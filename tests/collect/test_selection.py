@@ -123,6 +123,12 @@ def test_a_file_names_pools_by_id_or_by_project_chain_and_symbol(tmp_path: Path,
     assert str(selection) == "watchlist mine.txt of 2"
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text(f"{IDS[5]}\n", encoding="utf-8-sig")
+    assert read_watchlist(path) == (IDS[5],)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -146,7 +152,10 @@ def test_a_file_that_cannot_be_a_watchlist_is_refused(tmp_path: Path, text: byte
         ({"top": 0}, "--top must be at least 1, not 0"),
         ({"min_tvl": -1.0}, "--min-tvl must be a number of USD, 0 or more, not -1"),
         ({"min_tvl": float("nan")}, "not nan"),
-        ({"watchlist": "referense"}, "there is no watchlist 'referense'; it is reference, or a file"),
+        (
+            {"watchlist": "referense"},
+            "there is no watchlist 'referense'; it is reference, or a file .*; did you mean 'reference'",
+        ),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused_at_once(criteria: dict[str, object], told: str) -> None:

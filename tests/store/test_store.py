@@ -146,6 +146,27 @@ def test_rows_not_fetched_together_say_when_each_was(store: Store) -> None:
     }
 
 
+def test_a_new_row_that_its_source_lacked_before_is_known_from_its_fetching(store: Store) -> None:
+    """The plain rule: a row never seen is assumed known at its time, unless a whole answer at or after it lacked it."""
+    store.append(metrics(("a", 0, 1.0)), NO_ASSETS, now=FETCHED)
+    cases = [(name, number, lacked) for name in "a" for number in (0, 2, 3) for lacked in (None, 2, 2.5)]
+    for case, (name, number, lacked) in enumerate(cases):
+        pool = f"{name}{case}"
+        store.append(metrics((pool, 9, 1.0)), NO_ASSETS, now=FETCHED)  # the pool is known, the row is not
+        rows = metrics((pool, number, 1.0)).with_columns(
+            fetched_at=pl.lit(AGAIN), lacked_at=pl.lit(None if lacked is None else day(lacked), schema.UTC)
+        )
+        for _ in range(2):
+            store.append(rows, NO_ASSETS)
+        came_late = lacked is not None and number <= lacked
+        seen = store.history(pools=[pool]).filter(pl.col("valid_at") == day(number))
+        assert seen["observed_at"].to_list() == [AGAIN if came_late else day(number)]
+    # What is known, or says itself when, is no such row.
+    known = metrics(("a", 0, 1.0), ("c", 0, 1.0), observed_at=[None, day(0.5)])
+    store.append(known.with_columns(fetched_at=pl.lit(AGAIN), lacked_at=pl.lit(AGAIN)), NO_ASSETS)
+    assert store.history(pools=["a", "c"]).sort("pool_id")["observed_at"].to_list() == [day(0), day(0.5)]
+
+
 def test_nan_is_not_observed(store: Store) -> None:
     store.append(metrics(("a", 0, 1.0), tvl_usd=[float("nan")]), NO_ASSETS)
     assert store.metrics()["tvl_usd"].to_list() == [None]

@@ -6,7 +6,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -38,7 +38,8 @@ def backfill(
 ) -> Outcome:
     """Fetch the history of pools, and add what is new or changed.
 
-    Goes on where it was interrupted. Ends with exit code 4 when a pool or a row could not be had.
+    Goes on where it was interrupted. Ends with exit code 4 when a pool or a row could not be had, and with 3 when
+    nothing could.
     """
     selection = selected(criteria)
     from yieldlab.collect import backfill as backfills
@@ -55,15 +56,29 @@ def backfill(
         finished = _follow(session, backfills.run(store, client, plan, keep_raw_days=settings.keep_raw_days))
     if finished.interrupted:
         session.say(f"go on with: {shlex.join(session.words)}")
-    code = INTERRUPTED if finished.interrupted else 4 if finished.is_partial else 0
+    code = INTERRUPTED if finished.interrupted else 3 if finished.is_empty else 4 if finished.is_partial else 0
 
     def view() -> Iterator[RenderableType]:
         from yieldlab.report.backfill import finished_lines
 
         yield from finished_lines(finished)
 
-    warnings = [f"{plan.refused.height:,} rows of /pools could not be used"] if plan.refused.height else []
-    return Outcome(asdict(finished), view, warnings=warnings, exit_code=code)
+    return Outcome(asdict(finished), view, warnings=_warnings(plan, finished), exit_code=code)
+
+
+def _warnings(plan: backfills.Plan, finished: backfills.Finished) -> list[str]:
+    from yieldlab.report.terminal import count
+
+    warnings = []
+    if plan.refused.height:
+        warnings.append(f"{count(plan.refused.height, 'row')} of /pools could not be used")
+    if gone := sum(finished.withdrawn.values()):
+        pools = count(len(finished.withdrawn), "pool")
+        warnings.append(f"the feed withdrew {count(gone, 'row')} of {pools} that it told earlier; the store keeps them")
+    if finished.superseded:
+        charts = count(finished.superseded, "chart")
+        warnings.append(f"{charts} came too late: a newer one of the same pool is in the store, and counts")
+    return warnings
 
 
 @command(groups.data, "data rebuild", settings=("data", "keep_raw_days"))
@@ -81,7 +96,7 @@ def rebuild(
     from yieldlab.collect import rebuild as rebuilds
 
     rebuilt: Rebuilt | None = None
-    with session.progress("rebuild") as progress:
+    with _terminable(), session.progress("rebuild") as progress:
         for event in rebuilds.rebuild(session.store, keep_raw_days=session.settings.keep_raw_days, into=into):
             match event:
                 case rebuilds.Replayed():
@@ -119,6 +134,7 @@ def _planned(plan: backfills.Plan, requests_per_minute: float) -> Outcome:
 def _follow(session: Session, events: Iterator[backfills.Event]) -> backfills.Finished:
     """Show every event of a backfill until its last one."""
     from yieldlab.collect import backfill as backfills
+    from yieldlab.report.terminal import count
 
     finished: backfills.Finished | None = None
     committed = 0
@@ -126,11 +142,12 @@ def _follow(session: Session, events: Iterator[backfills.Event]) -> backfills.Fi
         for event in events:
             match event:
                 case backfills.Started():
-                    progress.say(f"{event.to_fetch:,} charts to fetch, {event.current:,} current")
+                    progress.say(f"{count(event.to_fetch, 'chart')} to fetch, {event.current:,} current")
                 case backfills.PoolFetched():
                     progress.update(event.done, event.total, f"{committed:,} committed")
                 case backfills.PoolFailed():
-                    progress.say(f"{event.pool_id} failed: {event.reason}")
+                    later = "; it is asked for again in the end" if event.again else ""
+                    progress.say(f"{event.pool_id} failed: {event.reason}{later}")
                     progress.update(event.done, event.total, f"{committed:,} committed")
                 case backfills.Committed():
                     committed += len(event.pools)
@@ -142,7 +159,7 @@ def _follow(session: Session, events: Iterator[backfills.Event]) -> backfills.Fi
 
 @contextmanager
 def _stopper() -> Iterator[threading.Event]:
-    """The first Ctrl-C asks for an end that keeps what was fetched, a second one ends at once."""
+    """The first Ctrl-C or SIGTERM asks for an end that keeps what was fetched, a second one ends at once."""
     stop = threading.Event()
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -151,8 +168,26 @@ def _stopper() -> Iterator[threading.Event]:
         stop.set()
         print("storing what was fetched; once more ends at once", file=sys.stderr, flush=True)
 
-    before = signal.signal(signal.SIGINT, ask)
-    try:
+    with _handled(ask, signal.SIGINT, signal.SIGTERM):
         yield stop
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends as Ctrl-C does, so that nothing half done is left."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with _handled(end, signal.SIGTERM):
+        yield
+
+
+@contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None], *numbers: signal.Signals) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, other in before.items():
+            signal.signal(number, other)

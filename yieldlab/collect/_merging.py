@@ -22,15 +22,19 @@ _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_METRICS = pl.DataFrame(schema={name: schema.YIELD_METRICS[name] for name in (*_KEY, "apy_percent")})
 
 
-def merge(store: Store, replica: Store, *, with_events: bool) -> tuple[list[Appended], int, int]:
+def merge(
+    store: Store, replica: Store, *, with_events: bool, lost_charts: Collection[str] = ()
+) -> tuple[list[Appended], int, int]:
     """Add to `store` what only `replica` knows: what was appended, and how many descriptions and events.
 
     Rows go in with the time at which they were known. A row is not added where the store knew the same at that time,
     nor where it has another value of that very time: what was read as of then must not change. Without `with_events`
     (polls are missing in the replica, so that its events tell of its gaps) they are taken only by a store with none.
+    Of `lost_charts`, pools whose earlier charts the replica has not all seen, a row that the store has at all is not
+    taken as known at its own time: a chart that is lost may have lacked it.
     """
     with store.writing():
-        done, described = _merge_pools(store, replica) if replica.exists else ([], 0)
+        done, described = _merge_pools(store, replica, lost_charts) if replica.exists else ([], 0)
         series = _unknown_series(store, replica)
         if series.height:
             done.append(store.append_series(series))
@@ -44,7 +48,7 @@ def merge(store: Store, replica: Store, *, with_events: bool) -> tuple[list[Appe
     return done, described, events.height
 
 
-def _merge_pools(store: Store, replica: Store) -> tuple[list[Appended], int]:
+def _merge_pools(store: Store, replica: Store, lost_charts: Collection[str]) -> tuple[list[Appended], int]:
     assets = _unknown_assets(store, replica)
     # One append takes one description of a pool; those that come first go in with the rows.
     turns = assets.with_columns(pl.int_range(pl.len()).over("pool_id").alias("turn")).sort("turn", maintain_order=True)
@@ -54,7 +58,10 @@ def _merge_pools(store: Store, replica: Store) -> tuple[list[Appended], int]:
     for start in range(0, ids.len(), POOLS_AT_A_TIME):
         pools = ids[start : start + POOLS_AT_A_TIME].to_list()
         for source, columns in _TOLD.items():
-            rows = _unknown_rows(store, replica, pools, [name for name in schema.MEASURED if name in columns], source)
+            measured = [name for name in schema.MEASURED if name in columns]
+            rows = _unknown_rows(store, replica, pools, measured, source)
+            if source == defillama.CHART_SOURCE and store.exists:
+                rows = _without_doubtful(rows, store, [pool for pool in pools if pool in lost_charts])
             if rows.height:
                 done.append(store.append(rows, first.filter(pl.col("pool_id").is_in(pools))))
     for turn in turns.partition_by("turn", maintain_order=True):
@@ -76,6 +83,15 @@ def _unknown_rows(
     known = store.history(pools=pools, columns=(*measured, "source"))
     rows = _telling(rows, known, measured, by=_KEY)
     return _changing(rows, known, measured) if source == polls.SOURCE else rows
+
+
+def _without_doubtful(rows: pl.DataFrame, store: Store, pools: Collection[str]) -> pl.DataFrame:
+    """The rows, but for those of `pools` that are only assumed to have been known and that the store has."""
+    if rows.is_empty() or not pools:
+        return rows
+    held = store.history(pools=pools, columns=_KEY).select(_KEY).unique()
+    doubtful = rows.filter(pl.col("observed_at") == pl.col("valid_at")).join(held, on=_KEY, how="semi")
+    return rows.join(doubtful, on=[*_KEY, "observed_at"], how="anti")
 
 
 def _changing(rows: pl.DataFrame, known: pl.DataFrame, measured: Sequence[str]) -> pl.DataFrame:

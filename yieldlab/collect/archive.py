@@ -14,7 +14,7 @@ import re
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +28,9 @@ from yieldlab.store import Store
 
 #: What a killed process left half written is taken away after this long.
 LEFTOVER_AGE = timedelta(days=1)
+
+#: The folder beside the archive's where the collector notes answers that wait; their hashes' heads end the names.
+WAITING_FOLDER = "collector"
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -64,6 +67,15 @@ def needed(fetches: pl.DataFrame, *, older_than: datetime) -> pl.Series:
     """(rows,) whether a fetch is recent, or the newest of its kind and key: answers that expiry spares."""
     newest = pl.col("fetched_at") == pl.col("fetched_at").max().over("kind", "key")
     return fetches.select((newest | (pl.col("fetched_at") >= older_than)).alias("needed"))["needed"]
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Make one sentence with the path of what the system has against writing there: a DataError."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot write to {error.filename or folder}: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,19 +140,20 @@ class Archive:
     def expire(self, store: Store, older_than: datetime) -> Expired:
         """Remove answers last received before `older_than`, except the newest of each kind and key of `fetches`.
 
-        The newest chart of a pool holds its history and is kept however old it is. An answer that is being kept at
-        this very moment survives.
+        The newest chart of a pool holds its history and is kept however old it is. So is an answer of which the
+        collector's journal says that the store does not have it yet, and one that is being kept at this very moment.
         """
         removed = removed_bytes = kept = kept_bytes = 0
         with store.writing():
             fetches = store.recorded("fetches", columns=["fetched_at", "kind", "key", "content_hash"])
             wanted = set(fetches.filter(needed(fetches, older_than=older_than))["content_hash"])
+            waiting = {path.stem[-8:] for path in (self.folder.parent / WAITING_FOLDER).glob("*.json")}
             for path, size, received_at in self._files():
                 content_hash = path.name.removesuffix(".json.gz")
                 if not _HASH.fullmatch(content_hash):
                     if datetime.now(UTC) - received_at > LEFTOVER_AGE:
                         path.unlink(missing_ok=True)
-                elif content_hash in wanted or received_at >= older_than or not _remove(path, older_than):
+                elif content_hash in wanted or content_hash[:8] in waiting or received_at >= older_than or not _remove(path, older_than):
                     kept, kept_bytes = kept + 1, kept_bytes + size
                 else:
                     removed, removed_bytes = removed + 1, removed_bytes + size

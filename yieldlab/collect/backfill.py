@@ -7,14 +7,10 @@ pool whose chart was committed a short while ago is not asked for again, and row
 
 from __future__ import annotations
 
-import hashlib
-import os
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,10 +19,11 @@ import polars as pl
 
 from yieldlab import schema
 from yieldlab.collect import conventions, defillama
+from yieldlab.collect._charts import Earlier, FetchedChart, chart_descriptions, chart_rows, fetch_of, set_aside
 from yieldlab.collect._http import Answer, Client, FeedError, Stopped, UnknownPool, Unreachable
-from yieldlab.collect.archive import Archive, Fetch, fetch_rows
+from yieldlab.collect.archive import Archive, fetch_rows, writing_to
 from yieldlab.collect.selection import Selection, pin
-from yieldlab.errors import UsageError
+from yieldlab.errors import DataError, UsageError
 from yieldlab.store import Appended, Store
 
 #: Charts asked for at the same time.
@@ -37,8 +34,8 @@ BATCH = 50
 CURRENT_FOR = timedelta(hours=1)
 #: After so many pools in a row for which the feed was not there, the others are not tried any more.
 GIVE_UP_AFTER = 3 * WORKERS
-
-POOLS_SOURCE = f"{schema.FEED}/pools"
+#: How often a pool is asked for for which the feed was not there: anew when all others are done.
+ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +87,14 @@ class PoolFetched:
 
 @dataclass(frozen=True, slots=True)
 class PoolFailed:
-    """One chart cannot be had. `unknown`: the feed has no such pool."""
+    """One chart cannot be had. `unknown`: the feed has no such pool; `again`: it is asked for again in the end."""
 
     pool_id: str
     reason: str
     unknown: bool
     done: int
     total: int
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +114,12 @@ class Finished:
     committed: int = 0
     #: Pools passed over, for they were committed a short while ago.
     current: int = 0
-    #: Pools that the feed does not know.
-    unknown: tuple[str, ...] = ()
+    #: Pools of which a newer chart came into the store before theirs could, so that theirs was not taken.
+    superseded: int = 0
     #: Pool -> why its chart could not be had.
     failed: dict[str, str] = field(default_factory=dict)
+    #: Those of them that the feed does not know.
+    unknown: tuple[str, ...] = ()
     #: In sentences: what was asked for and is not in the feed.
     missing: tuple[str, ...] = ()
     new: int = 0
@@ -127,6 +127,8 @@ class Finished:
     unchanged: int = 0
     refused: int = 0
     rejects_path: Path | None = None
+    #: Pool -> rows that an earlier chart told and this one does not; they are kept.
+    withdrawn: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     #: Pools not asked for, because somebody pressed Ctrl-C.
     interrupted: int = 0
@@ -134,7 +136,12 @@ class Finished:
     @property
     def is_partial(self) -> bool:
         """Whether a pool or a row that was asked for is not in the store."""
-        return bool(self.failed or self.unknown or self.missing or self.refused)
+        return bool(self.failed or self.missing or self.refused)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of what was asked for is in the store: every pool failed."""
+        return bool(self.failed) and len(self.failed) == self.chosen
 
 
 Event = Started | PoolFetched | PoolFailed | Committed | Finished
@@ -174,55 +181,75 @@ def run(
     """Fetch and commit the charts of a plan, and let go of raw answers kept for long enough; then comes `Finished`.
 
     When `client.stop` is set nothing more is asked for, what is here is committed, and `Finished.interrupted` counts
-    the rest. A pool that fails costs no other. Raises DataError or OSError when the store or the archive cannot be
-    written; whatever was committed stays.
+    the rest. A pool that fails costs no other. Raises DataError when the store or the archive cannot be written, which
+    tells how many charts were committed before; they stay.
     """
     began = time.monotonic()
-    archive = Archive(store.folder / "raw")
-    to_fetch = planned.to_fetch
-    yield Started(len(to_fetch), planned.current)
-    archive.keep(planned.answer)
-    pin(store, planned.pins)
-    conventions.sync(store)
-    book = _Book(store, planned)
     stop = client.stop or threading.Event()
+    book = _Book(store, planned)
     executor = ThreadPoolExecutor(workers, thread_name_prefix="chart")
-
-    def ask(pool_id: str) -> Future[_Chart]:
-        return executor.submit(_fetch, client, archive, pool_id)
-
     try:
-        for pool_id, future in _fetched(ask, to_fetch, stop, ahead=workers + 2):
-            if (event := book.take(pool_id, future)) is not None:
-                yield event
-            if len(book.waiting) >= batch:
-                yield book.commit()
-        if book.waiting or book.has_news:
-            yield book.commit()
-        archive.expire(store, datetime.now(UTC) - timedelta(days=keep_raw_days))
+        yield Started(len(planned.to_fetch), planned.current)
+        with writing_to(store.folder):
+            archive = Archive(store.folder / "raw")
+            archive.keep(planned.answer)
+            pin(store, planned.pins)
+            conventions.sync(store)
+            yield from _rounds(
+                book, lambda pool_id: executor.submit(_fetch, client, archive, pool_id), stop, workers + 2, batch
+            )
+            archive.expire(store, datetime.now(UTC) - timedelta(days=keep_raw_days))
+            finished = book.finished()
+    except DataError as error:
+        stop.set()
+        done = "1 chart was" if book.committed == 1 else f"{book.committed:,} charts were"
+        raise DataError(f"{error}; {done} committed before, and the same command goes on behind") from error
     except BaseException:
         stop.set()  # or the process would wait for requests that nobody wants any more
         raise
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
-    yield replace(book.finished(), seconds=time.monotonic() - began)
+    yield replace(finished, seconds=time.monotonic() - began)
 
 
-@dataclass(frozen=True, slots=True)
-class _Chart:
-    """A chart that was kept: its rows, without its body."""
+def _rounds(
+    book: _Book, ask: Callable[[str], Future[FetchedChart]], stop: threading.Event, ahead: int, batch: int
+) -> Iterator[Event]:
+    """Fetch and commit; pools for which the feed was not there come again when all others are in the store."""
+    left: Sequence[str] = book.to_fetch
+    for number in range(ROUNDS):
+        again: dict[str, Future[FetchedChart]] = {}
+        is_given_up = number == ROUNDS - 1
+        for pool_id, future in _fetched(ask, left, stop, ahead=ahead):
+            is_given_up |= isinstance(future.exception(), _NotTried)
+            if isinstance(future.exception(), Unreachable) and not is_given_up:
+                again[pool_id] = future
+                yield book.later(pool_id, future)
+            elif (event := book.take(pool_id, future)) is not None:
+                yield event
+            if len(book.waiting) >= batch:
+                yield book.commit()
+        if is_given_up:
+            for pool_id, future in again.items():
+                if (event := book.take(pool_id, future)) is not None:
+                    yield event
+        if book.waiting or book.has_news:
+            yield book.commit()
+        if is_given_up or not again:
+            return
+        left = list(again)
 
-    fetch: Fetch
-    rows: pl.DataFrame
-    refused: pl.DataFrame
+
+class _NotTried(Unreachable):
+    """The feed was not there for so many pools that this one was not asked for."""
 
 
 def _fetched(
-    ask: Callable[[str], Future[_Chart]], to_fetch: Sequence[str], stop: threading.Event, *, ahead: int
-) -> Iterator[tuple[str, Future[_Chart]]]:
+    ask: Callable[[str], Future[FetchedChart]], to_fetch: Sequence[str], stop: threading.Event, *, ahead: int
+) -> Iterator[tuple[str, Future[FetchedChart]]]:
     """Pools as their charts come in; no more than `ahead` are asked for or wait, so that memory does not grow."""
     left = iter(to_fetch)
-    pending: dict[Future[_Chart], str] = {}
+    pending: dict[Future[FetchedChart], str] = {}
     unreachable = 0
     while True:
         while len(pending) < ahead and not stop.is_set() and unreachable < GIVE_UP_AFTER:
@@ -235,47 +262,26 @@ def _fetched(
             unreachable = unreachable + 1 if isinstance(future.exception(), Unreachable) else 0
             yield pending.pop(future), future
     for pool_id in left:
-        not_tried: Future[_Chart] = Future()
+        not_tried: Future[FetchedChart] = Future()
         not_tried.set_exception(
             Stopped("not asked for")
             if stop.is_set()
-            else Unreachable(f"not tried, as the feed was not there for {GIVE_UP_AFTER} pools in a row")
+            else _NotTried(f"not tried, as the feed was not there for {GIVE_UP_AFTER} pools in a row")
         )
         yield pool_id, not_tried
 
 
-def _fetch(client: Client, archive: Archive, pool_id: str) -> _Chart:
+def _fetch(client: Client, archive: Archive, pool_id: str) -> FetchedChart:
     answer, chart = defillama.chart(client, pool_id)
-    archive.keep(answer)
-    return _Chart(fetch_of(answer, "chart", pool_id), chart.frame, chart.refused)
+    try:
+        archive.keep(answer)
+    except OSError as error:
+        raise _NotKept(f"cannot write to {error.filename or archive.folder}: {error.strerror or error}") from error
+    return FetchedChart(fetch_of(answer, "chart", pool_id), chart.frame, chart.refused)
 
 
-def fetch_of(answer: Answer, kind: str, key: str | None) -> Fetch:
-    """What table `fetches` says of an answer."""
-    return Fetch(answer.fetched_at, answer.url, kind, key, answer.status, answer.content_hash, len(answer.body))
-
-
-def chart_rows(rows: pl.DataFrame, fetched_at: datetime) -> pl.DataFrame:
-    """The rows of a chart as the store takes them: what they revise was revised when they came."""
-    return rows.with_columns(pl.lit(fetched_at, schema.UTC).alias("fetched_at"))
-
-
-def chart_descriptions(feed: pl.DataFrame, charts: Sequence[Fetch], looked_up_at: datetime) -> pl.DataFrame:
-    """Rows of `assets` for the pools of these charts, by the /pools answer that they were looked up in.
-
-    A pool that is not listed there is described by nothing, from when its chart came.
-    """
-    asked = pl.DataFrame(
-        {"pool_id": [chart.key for chart in charts], "came_at": [chart.fetched_at for chart in charts]},
-        schema={"pool_id": pl.String, "came_at": schema.UTC},
-    )
-    listed = feed.select("pool_id", *schema.DESCRIBED, pl.lit(looked_up_at, schema.UTC).alias("observed_at"))
-    return asked.join(listed.unique("pool_id", keep="last"), on="pool_id", how="left", maintain_order="left").select(
-        "pool_id",
-        *schema.DESCRIBED,
-        pl.coalesce("observed_at", "came_at"),
-        pl.lit(POOLS_SOURCE).alias("source"),
-    )
+class _NotKept(DataError):
+    """The raw answers cannot be written: no fault of the pool's."""
 
 
 class _Book:
@@ -285,17 +291,27 @@ class _Book:
         self._store = store
         self._plan = planned
         self._listed = planned.pools.filter(~pl.col("pool_id").is_in(planned.unlisted))
-        self._total = len(planned.to_fetch)
+        self.to_fetch = planned.to_fetch
         self._done = 0
         self._finished = Finished(planned.pools.height, current=planned.current, missing=planned.missing)
         self._refused: list[pl.DataFrame] = []
         self._failed: dict[str, str] = {}
         self._unknown: list[str] = []
-        self.waiting: list[_Chart] = []
+        self._withdrawn: dict[str, int] = {}
+        self.waiting: list[FetchedChart] = []
         #: Whether the answer of /pools is not in table `fetches` yet.
         self.has_news = True
 
-    def take(self, pool_id: str, future: Future[_Chart]) -> Event | None:
+    @property
+    def committed(self) -> int:
+        """How many charts are in the store."""
+        return self._finished.committed
+
+    def later(self, pool_id: str, future: Future[FetchedChart]) -> PoolFailed:
+        """A chart that is asked for again in the end."""
+        return PoolFailed(pool_id, str(future.exception()), False, self._done, len(self.to_fetch), again=True)
+
+    def take(self, pool_id: str, future: Future[FetchedChart]) -> Event | None:
         """Take in one chart, or why there is none; raises what is no fault of the pool's: the disk, an interrupt."""
         error = future.exception()
         if isinstance(error, Stopped):
@@ -304,36 +320,49 @@ class _Book:
         self._done += 1
         if isinstance(error, UnknownPool):
             self._unknown.append(pool_id)
-            return PoolFailed(pool_id, str(error), True, self._done, self._total)
-        if isinstance(error, Exception) and not isinstance(error, OSError):
+            return self._fail(pool_id, "the feed has no history of it")
+        if isinstance(error, Exception) and not isinstance(error, _NotKept):
             # Also what no one foresaw: one answer that cannot be read must not cost the others.
-            self._failed[pool_id] = str(error) if isinstance(error, FeedError) else f"{type(error).__name__}: {error}"
-            return PoolFailed(pool_id, self._failed[pool_id], False, self._done, self._total)
+            return self._fail(
+                pool_id, str(error) if isinstance(error, FeedError) else f"{type(error).__name__}: {error}"
+            )
         chart = future.result()
-        self.waiting.append(chart)
         if chart.refused.height:
             self._refused.append(chart.refused.with_columns(pl.lit(pool_id).alias("pool_id")))
-        return PoolFetched(pool_id, chart.rows.height, chart.refused.height, self._done, self._total)
+        if chart.rows.is_empty():  # nothing of it is in the store: it is asked for again the next time
+            rows, first = chart.refused.height, chart.refused["reason"][0]
+            return self._fail(pool_id, f"none of its {rows:,} rows can be used (the first: {first})")
+        self.waiting.append(chart)
+        return PoolFetched(pool_id, chart.rows.height, chart.refused.height, self._done, len(self.to_fetch))
+
+    def _fail(self, pool_id: str, reason: str) -> PoolFailed:
+        self._failed[pool_id] = reason
+        return PoolFailed(pool_id, reason, pool_id in self._unknown, self._done, len(self.to_fetch))
 
     def commit(self) -> Committed:
         """Put what waits into the store, the facts of the fetches last."""
-        charts, self.waiting = self.waiting, []
-        fetches = [chart.fetch for chart in charts]
+        came, self.waiting = self.waiting, []
         looked_up = self._plan.answer.fetched_at
-        rows = [chart_rows(chart.rows, chart.fetch.fetched_at) for chart in charts if chart.rows.height]
         appended = Appended(0, 0, 0, 0, 0)
         with self._store.writing():
-            if rows:
+            earlier, now = Earlier(self._store, [str(chart.fetch.key) for chart in came]), datetime.now(UTC)
+            charts = [chart for chart in came if not earlier.is_newer(chart.fetch, now)]
+            fetches = [chart.fetch for chart in charts]
+            withdrawn = earlier.withdrawn(charts)
+            if charts:
+                rows = [chart_rows(chart.rows, chart.fetch.fetched_at, earlier.before(chart.fetch)) for chart in charts]
                 assets = chart_descriptions(self._listed, fetches, looked_up)
                 appended = self._store.append(pl.concat(rows), assets)
             if self.has_news:
                 fetches = [fetch_of(self._plan.answer, "pools", None), *fetches]
             self._store.record("fetches", fetch_rows(fetches))
         self.has_news = False
+        self._withdrawn |= withdrawn
         finished = self._finished
         self._finished = replace(
             finished,
             committed=finished.committed + len(charts),
+            superseded=finished.superseded + len(came) - len(charts),
             new=finished.new + appended.new,
             revised=finished.revised + appended.revised,
             unchanged=finished.unchanged + appended.unchanged,
@@ -347,8 +376,9 @@ class _Book:
             self._finished,
             unknown=tuple(self._unknown),
             failed=self._failed,
+            withdrawn=self._withdrawn,
             refused=refused.height,
-            rejects_path=_set_aside(refused, self._store.folder / "rejects") if refused.height else None,
+            rejects_path=set_aside(refused, self._store.folder / "rejects") if refused.height else None,
         )
 
 
@@ -358,19 +388,3 @@ def _current(store: Store) -> set[str]:
     now = datetime.now(UTC)
     recent = pl.col("fetched_at").is_between(pl.lit(now - CURRENT_FOR, schema.UTC), pl.lit(now, schema.UTC))
     return set(fetches.filter((pl.col("kind") == "chart") & recent)["key"].drop_nulls())
-
-
-def _set_aside(refused: pl.DataFrame, folder: Path) -> Path:
-    """Write the refused rows down; the same rows give the same name, so that nothing piles up."""
-    refused = refused.sort(pl.all())
-    content = hashlib.sha256(refused.write_json().encode()).hexdigest()[:8]
-    target = folder / f"chart-{content}.parquet"
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    try:
-        refused.write_parquet(temporary)
-        temporary.replace(target)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    return target

@@ -7,7 +7,6 @@ is added, dated as it was: replaying an old answer straight into the store would
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -17,10 +16,10 @@ import polars as pl
 
 from yieldlab import schema
 from yieldlab.collect import defillama, polls, series
+from yieldlab.collect._charts import chart_descriptions, chart_rows
 from yieldlab.collect._http import Answer
 from yieldlab.collect._merging import merge
-from yieldlab.collect.archive import Archive, Fetch, fetch_rows, needed
-from yieldlab.collect.backfill import chart_descriptions, chart_rows
+from yieldlab.collect.archive import Archive, Fetch, fetch_rows, needed, writing_to
 from yieldlab.collect.defillama import Pools
 from yieldlab.collect.selection import POOL_ID, Selection
 from yieldlab.errors import DataError, UsageError
@@ -59,6 +58,8 @@ class Rebuilt:
     events: int = 0
     #: Answers of polls that are not there any more, for whatever reason.
     lost_polls: int = 0
+    #: Pools of which a chart is not there any more, or cannot be read.
+    lost_charts: tuple[str, ...] = ()
 
 
 Event = Replayed | Rebuilt
@@ -70,7 +71,8 @@ def rebuild(store: Store, *, keep_raw_days: int, into: Path | None = None) -> It
     Doing it again adds nothing. An answer whose content is missing or damaged is named and costs no other; one that
     is missing because it was older than `keep_raw_days` is only counted.
 
-    Raises DataError when nothing was ever fetched, UsageError when `into` is not empty.
+    Raises DataError when nothing was ever fetched or what is rebuilt cannot be written, UsageError when `into` is not
+    empty.
     """
     fetches = store.recorded("fetches").sort("fetched_at", maintain_order=True)
     if fetches.is_empty():
@@ -79,11 +81,12 @@ def rebuild(store: Store, *, keep_raw_days: int, into: Path | None = None) -> It
         if into.exists() and any(into.iterdir()):
             raise UsageError(f"{into} is not empty; name a new folder to rebuild into")
         replica = Store(into)
-        yield from _replay(store, replica, fetches, keep_raw_days, copies=Archive(into / "raw"))
-        for name in ("pins", "conventions"):  # what was decided here, and not told by any answer
-            replica.record(name, store.recorded(name))
+        with writing_to(into):
+            yield from _replay(store, replica, fetches, keep_raw_days, copies=Archive(into / "raw"))
+            for name in ("pins", "conventions"):  # what was decided here, and not told by any answer
+                replica.record(name, store.recorded(name))
         return
-    with tempfile.TemporaryDirectory(prefix=".rebuild-", dir=store.folder, ignore_cleanup_errors=True) as scratch:
+    with store.scratch() as scratch, writing_to(scratch):
         replica = Store(scratch)
         for event in _replay(store, replica, fetches, keep_raw_days):
             yield _merged(store, replica, event) if isinstance(event, Rebuilt) else event
@@ -94,7 +97,7 @@ def _replay(
 ) -> Iterator[Event]:
     """Take every kept answer of `store` into the empty `replica`, and into `copies`, the archive it may have."""
     archive, tape = Archive(store.folder / "raw"), _Tape(store, replica)
-    result = Rebuilt(fetches.height)
+    result, lost_charts = Rebuilt(fetches.height), set[str]()
     recent = needed(fetches, older_than=datetime.now(UTC) - timedelta(days=keep_raw_days))
     polled_at = _asked_at(fetches, store.recorded("polls", columns=["polled_at", "outcome", "content_hash"]))
     for number, (row, is_needed) in enumerate(zip(fetches.iter_rows(), recent, strict=True)):
@@ -109,6 +112,8 @@ def _replay(
                 name = f"{fetch.url} of {fetch.fetched_at:%Y-%m-%d %H:%M:%S.%f} UTC"
                 result = replace(result, damaged=result.damaged | {name: str(error)})
             result = replace(result, lost_polls=result.lost_polls + (number in polled_at))
+            if fetch.kind == "chart":
+                lost_charts.add(str(fetch.key))
         else:
             asked_at = polled_at.get(number)
             answer = Answer(fetch.url, fetch.status, {}, body, asked_at or fetch.fetched_at, fetch.fetched_at)
@@ -118,7 +123,7 @@ def _replay(
             result = replace(result, replayed=result.replayed + 1)
         yield Replayed(number + 1, fetches.height)
     tape.commit()
-    yield replace(result, new=tape.new, revised=tape.revised)
+    yield replace(result, new=tape.new, revised=tape.revised, lost_charts=tuple(sorted(lost_charts)))
 
 
 def _parsed(fetch: Fetch, body: bytes) -> Pools | pl.DataFrame:
@@ -154,6 +159,8 @@ class _Tape:
         self._appeared = events.filter(pl.col("event") == "appeared").sort("event_at")
         self._feed: tuple[datetime, pl.DataFrame] | None = None
         self._charts: list[tuple[Fetch, pl.DataFrame]] = []
+        #: Pool -> when the last chart of it came that was replayed.
+        self._charted: dict[str | None, datetime] = {}
         self.new = self.revised = 0
 
     def play(self, fetch: Fetch, told: Pools | pl.DataFrame, *, poll: Answer | None) -> None:
@@ -174,13 +181,15 @@ class _Tape:
         """Put the charts that wait into the replica."""
         charts, self._charts = self._charts, []
         fetches = [fetch for fetch, _ in charts]
-        rows = [chart_rows(frame, fetch.fetched_at) for fetch, frame in charts if frame.height]
+        charted = self._charted
+        rows = [chart_rows(frame, fetch.fetched_at, charted.get(fetch.key)) for fetch, frame in charts if frame.height]
         looked_up_at, feed = self._feed or (_EARLIEST, pl.DataFrame(schema=schema.ASSETS))
         with self._replica.writing():
             if rows:
                 told = self._replica.append(pl.concat(rows), chart_descriptions(feed, fetches, looked_up_at))
                 self._count(told)
             self._replica.record("fetches", fetch_rows(fetches))
+        charted.update((fetch.key, fetch.fetched_at) for fetch, frame in charts if frame.height)
 
     def _pools(self, fetch: Fetch, pools: Pools, poll: Answer | None) -> None:
         self.commit()
@@ -208,7 +217,7 @@ class _Tape:
 
 def _merged(store: Store, replica: Store, rebuilt: Rebuilt) -> Rebuilt:
     """Add what only the replica knows; what that came to."""
-    done, described, events = merge(store, replica, with_events=not rebuilt.lost_polls)
+    done, described, events = merge(store, replica, with_events=not rebuilt.lost_polls, lost_charts=rebuilt.lost_charts)
     return replace(
         rebuilt,
         new=sum(told.new for told in done),

@@ -191,9 +191,10 @@ def read_watchlist(path: Path) -> tuple[str, ...]:
     """The entries of a file: one id or `project/chain/symbol` a line; what follows a # is a comment."""
     if not path.is_file():
         named = " or ".join(WATCHLISTS)
-        raise UsageError(f"there is no watchlist {str(path)!r}; it is {named}, or a file of one pool a line")
+        near = _did_you_mean(str(path), list(WATCHLISTS))
+        raise UsageError(f"there is no watchlist {str(path)!r}; it is {named}, or a file of one pool a line{near}")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # editors on Windows begin a file with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the watchlist {path} cannot be read: {error}") from error
     entries: list[str] = []

@@ -39,22 +39,25 @@ def plan_lines(plan: Plan, requests_per_minute: float) -> Iterator[RenderableTyp
 
 def finished_lines(finished: Finished) -> Iterator[RenderableType]:
     """What became of the pools and of their rows."""
-    if finished.failed or finished.unknown:
-        rows = [[pool, reason] for pool, reason in finished.failed.items()]
-        rows += [[pool, "the feed has no history of it"] for pool in finished.unknown]
-        yield words(["failed", "because"], rows)
+    if finished.failed:
+        yield words(["failed", "because"], [[pool, reason] for pool, reason in finished.failed.items()])
+    if finished.withdrawn:
+        rows = [[pool, f"{number:,}"] for pool, number in finished.withdrawn.items()]
+        yield table(["told earlier, not any more, kept", "rows"], rows)
     yield from (note(f"Missing: {sentence}") for sentence in finished.missing)
     if finished.refused:
         yield f"The refused rows, each with its reason, are in {finished.rejects_path}"
     parts = [
         f"{count(finished.committed, 'pool')} fetched",
         f"{finished.current:,} current",
-        f"{len(finished.failed) + len(finished.unknown):,} failed",
+        f"{len(finished.failed):,} failed",
+        *([f"{finished.superseded:,} superseded by a newer chart"] if finished.superseded else []),
         *([f"{finished.interrupted:,} not asked for"] if finished.interrupted else []),
     ]
+    withdrawn = f", {sum(finished.withdrawn.values()):,} withdrawn" if finished.withdrawn else ""
     yield (
-        f"{', '.join(parts)}; {finished.new:,} rows new, {finished.revised:,} revised, "
-        f"{finished.unchanged:,} already known, {finished.refused:,} refused; {finished.seconds:,.1f} s"
+        f"{', '.join(parts)}; {count(finished.new, 'row')} new, {finished.revised:,} revised, "
+        f"{finished.unchanged:,} already known, {finished.refused:,} refused{withdrawn}; {finished.seconds:,.1f} s"
     )
 
 
@@ -64,7 +67,7 @@ def rebuilt_lines(rebuilt: Rebuilt) -> Iterator[RenderableType]:
         yield words(["not replayed", "because"], [[name, reason] for name, reason in rebuilt.damaged.items()])
     yield (
         f"{rebuilt.replayed:,} of {count(rebuilt.answers, 'answer')} replayed, {rebuilt.expired:,} expired, "
-        f"{len(rebuilt.damaged):,} damaged; {rebuilt.new:,} rows new, "
+        f"{len(rebuilt.damaged):,} damaged; {count(rebuilt.new, 'row')} new, "
         f"{rebuilt.revised:,} revised, {count(rebuilt.described, 'description')} and "
         f"{count(rebuilt.events, 'event')} added"
     )

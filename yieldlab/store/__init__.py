@@ -19,7 +19,7 @@ from yieldlab import schema
 from yieldlab.errors import DataError, did_you_mean
 from yieldlab.panel import DEFAULT_MAX_STALE_DAYS, Panel, utc
 from yieldlab.store._compare import check_incoming, compared
-from yieldlab.store._locks import collector_at_work, collector_lock
+from yieldlab.store._locks import collector_at_work, collector_lock, scratch_folder
 from yieldlab.store._revisions import CLOCKS, METRICS, SERIES, Change, described, latest, latest_assets
 from yieldlab.store._tables import Table, TableState, WriteLock
 
@@ -96,6 +96,15 @@ class Store:
         with self._lock.held():
             yield
 
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder beside the tables for long work; it goes when the work ends, and what killed work left goes now.
+
+        Raises DataError when it cannot be made.
+        """
+        with scratch_folder(self.folder, self.writing) as folder:
+            yield folder
+
     def record(self, name: str, rows: pl.DataFrame) -> None:
         """Add rows to one of the tables of `RECORDS` in one commit; no rows commit nothing.
 
@@ -122,9 +131,10 @@ class Store:
         `metrics` has columns of `schema.YIELD_METRICS` without `ingested_at`; pool_id, valid_at and apy_percent are
         needed. A null or absent `observed_at` means: known at `valid_at` (assumed) when the row is new, at `now` (the
         time of fetching; default: the clock) when it changes a known one; rows that were not fetched together say when
-        each was in a column `fetched_at`. A row that gives its `observed_at` is added unless the store has it with that
-        very instant. A measured column that is absent altogether keeps what was known, and so does a description that
-        is absent or null.
+        each was in a column `fetched_at`. With a column `lacked_at`, an instant at which the source told all it had and
+        a row was not there, a new row at or before that instant counts from its fetching too. A row that gives its
+        `observed_at` is added unless the store has it with that very instant. A measured column that is absent
+        altogether keeps what was known, and so does a description that is absent or null.
 
         Raises DataError when a needed column or value is missing, when a row is observed before the instant it
         describes, or when the tables cannot be read or written; then nothing was added.

@@ -1,9 +1,11 @@
-"""Who is the one collector of a data folder?"""
+"""Who is at work in a data folder: the one collector, or work that has a folder of its own for a while?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from yieldlab.errors import DataError
@@ -12,6 +14,36 @@ from yieldlab.errors import DataError
 COLLECTOR_LOCK = "collector.lock"
 #: How long a collector waits for it: whoever only asks whether it is held lets go of it at once.
 PATIENCE_SECONDS = 1.0
+
+#: How the folders of long work begin; each has a lock that its process holds.
+SCRATCH = ".rebuild-"
+SCRATCH_LOCK = ".lock"
+
+
+@contextmanager
+def scratch_folder(folder: Path, alone: Callable[[], AbstractContextManager[None]]) -> Iterator[Path]:
+    """A new folder in `folder` for as long as the work takes. Those of processes that were killed are removed.
+
+    While `alone` is held, no other process makes or removes one. Raises DataError when it cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    with ExitStack() as held:
+        with alone():
+            for left in folder.glob(f"{SCRATCH}*"):
+                try:
+                    with FileLock(left / SCRATCH_LOCK, timeout=0):
+                        pass
+                except (Timeout, OSError):  # at work, or not ours to remove
+                    continue
+                shutil.rmtree(left, ignore_errors=True)
+            try:
+                made = tempfile.TemporaryDirectory(prefix=SCRATCH, dir=folder, ignore_cleanup_errors=True)
+                path = Path(held.enter_context(made))
+                held.enter_context(FileLock(path / SCRATCH_LOCK, timeout=0))
+            except OSError as error:
+                raise DataError(f"cannot write to {folder}: {error.strerror or error}") from error
+        yield path
 
 
 @contextmanager

@@ -50,10 +50,11 @@ def changes(
     """Compare `incoming` with `known` (both with columns of `layout`) and keep what adds something.
 
     A row without `observed_at` takes its `valid_at` when the store has no row of that key (the assumption about
-    history) and its `fetched_at` (absent: `now`) when it has; it is unchanged when the row known just before it (by
-    `observed_at`, then `ingested_at`) measures the same. A row with its own `observed_at` is unchanged only when the
-    row known at exactly that time measures the same: what confirms an older value must outlive a correction that comes
-    in between later, so that the order of imports does not matter. The first row of a key is new, any other a revision.
+    history) and its `fetched_at` (absent: `now`) when it has, or when its source told all up to `lacked_at` without it
+    and that is not before its `valid_at`. It is unchanged when the row known just before it (by `observed_at`, then
+    `ingested_at`) measures the same. A row with its own `observed_at` is unchanged only when the row known at exactly
+    that time measures the same: what confirms an older value must outlive a correction that comes in between later, so
+    that the order of imports does not matter. The first row of a key is new, any other a revision.
 
     A measured column that `incoming` does not have says nothing: a row keeps what the store knows by its `observed_at`
     at this import. Of two rows with the same key and `observed_at`, the later one counts.
@@ -61,7 +62,9 @@ def changes(
     key = layout.key
     silent = [name for name in layout.measured if name not in incoming.columns]
     rows = _conformed(incoming, layout).with_columns(
-        pl.col("observed_at").is_not_null().alias("dated"), _fetched(incoming, now).alias("fetched_at")
+        pl.col("observed_at").is_not_null().alias("dated"),
+        _fetched(incoming, now).alias("fetched_at"),
+        _lacked(incoming).alias("lacked_at"),
     )
     known = _overlap(known, rows, key)
     rows = _observed(rows, known, key).with_columns(pl.lit(ingested_at, schema.UTC).alias("ingested_at"))
@@ -162,11 +165,20 @@ def _fetched(incoming: pl.DataFrame, now: datetime) -> pl.Expr | pl.Series:
     return incoming["fetched_at"].cast(schema.UTC).fill_null(now)
 
 
+def _lacked(incoming: pl.DataFrame) -> pl.Expr | pl.Series:
+    """The last instant at which the source of each row is known to have told all without it, if any is."""
+    if "lacked_at" not in incoming.columns:
+        return pl.lit(None, schema.UTC)
+    return incoming["lacked_at"].cast(schema.UTC)
+
+
 def _observed(rows: pl.DataFrame, known: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
     if not rows["observed_at"].null_count():
         return rows
+    came_late = pl.col("valid_at") <= pl.col("lacked_at")
+    first = pl.when(came_late).then(pl.max_horizontal("valid_at", "fetched_at")).otherwise("valid_at")
     if not known.height:
-        return rows.with_columns(pl.col("observed_at").fill_null(pl.col("valid_at")))
+        return rows.with_columns(pl.col("observed_at").fill_null(first))
     # A clock that ran ahead must not make a later correction look older than what it corrects.
     latest = known.group_by(key).agg(pl.col("observed_at").max().alias("known_at"))
     return (
@@ -175,7 +187,7 @@ def _observed(rows: pl.DataFrame, known: pl.DataFrame, key: Sequence[str]) -> pl
             pl.coalesce(
                 "observed_at",
                 pl.when(pl.col("known_at").is_not_null()).then(pl.max_horizontal("known_at", "fetched_at")),
-                "valid_at",
+                first,
             ).alias("observed_at")
         )
         .drop("known_at")
