@@ -14,7 +14,7 @@ from yieldlab.panel import DEFAULT_MAX_STALE_DAYS, Panel
 from yieldlab.quality import clean_spikes
 from yieldlab.rates import RATES
 from yieldlab.space import Value, check_known
-from yieldlab.units import MICROSECONDS_PER_DAY, growth_factor
+from yieldlab.units import MICROSECONDS_PER_DAY, growth_factor, to_percent
 
 Floats = NDArray[np.float64]
 
@@ -103,7 +103,8 @@ class Market:
         if bool(np.any(apy <= -1.0)):
             t, i = np.argwhere(apy <= -1.0)[0]
             raise DataError(
-                f"pool {panel.pool_ids[i]!r} has an APY of {apy[t, i]:.2%} on {_day(panel, t)}; it must exceed -100 %"
+                f"pool {panel.pool_ids[i]!r} has an APY of {to_percent(apy[t, i]):.2f} % on {_day(panel, t)}; "
+                "it must exceed -100 %"
             )
         for name in ("apy", "tvl_usd"):
             if name in panel.fields and bool(np.isinf(panel[name]).any()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,6 +15,17 @@ from yieldlab.store import Store
 
 REAL_DATA = os.environ.get("YIELDLAB_REAL_DATA")
 DAY = datetime(2024, 3, 1, tzinfo=UTC)
+NEAR = '''"""The yield of today."""
+from yieldlab import Grid
+
+NEEDS = ("apy",)
+SIGNAL = Grid(sign=[1.0])
+POLICY = Grid(top_n=[1, 2])
+
+
+def signal(panel, sign):
+    return sign * panel["apy"]
+'''
 
 
 def spoil(lab: Path) -> None:
@@ -58,6 +70,46 @@ def test_the_screen_tells_what_was_looked_for_and_the_worst_pools_first(yieldlab
     assert told.out.count("of the days of its life; max_missing_share") == 2 < len(missing["breaches"])
     everything = yieldlab("data", "check", "--limit", "0", "--threshold", "max_missing_share=0.0001")
     assert everything.out.count("of the days of its life; max_missing_share") == len(missing["breaches"])
+    assert f"Above a threshold, 2 of {len(missing['breaches'])}:" in told.out
+    assert "Above a threshold:" in everything.out
+    assert re.search(r"\d%", told.out) is None
+
+
+def test_outages_and_pools_that_fell_silent_together_are_told(yieldlab, lab: Path) -> None:
+    days = [n for n in range(200) if n not in (5, *range(100, 110))]
+    pools = {f"p{k:02}": days if k > 3 else [n for n in days if n < 90] for k in range(12)}
+    rows = "\n".join(f"{p},{DAY.date() + timedelta(days=n)},{5 + n % 3},1000000" for p in pools for n in pools[p])
+    (lab / "mine.csv").write_text("pool,date,apy,tvl\n" + rows)
+    assert yieldlab("data", "import", "mine.csv", "--data", "other").code == 0
+    told = yieldlab("data", "check", "--data", "other")
+    assert told.code == 3
+    first, last = (DAY.date() + timedelta(days=n) for n in (100, 109))
+    one, end = (DAY.date() + timedelta(days=n) for n in (5, 89))
+    assert f"No pool at all was observed on 11 days: {first} to {last} (10 days), {one} to {one} (1 day)" in told.out
+    assert f"Many pools fell silent for good on one day, as when a source ends: 4 of 12 on {end}" in told.out
+    assert f"no pool at all was observed for 10 days in a row, {first} to {last}; max_outage_days is 3" in told.out
+    assert re.search(r"days without any pool +11 +- +10 d +3 d +1 +max_outage_days", told.out)
+    data = yieldlab("data", "check", "--data", "other", "--json").document["data"]
+    assert data["crowds"] == [{"day": str(end), "pools": 4, "alive": 12}]
+    assert [stretch["days"] for stretch in data["outages"]] == [1, 10]
+    lenient = yieldlab("data", "check", "--data", "other", "--threshold", "max_outage_days=10")
+    assert lenient.code == 0, lenient.out
+
+    (lab / "strategies" / "near.py").write_text(NEAR)
+    sets = ("--set", "delisted=exit", "--data", "other", "--json")
+    warned = [w for w in yieldlab("backtest", "near", *sets).document["warnings"] if "looks just like that" in w]
+    assert warned == [
+        "of 4 deaths of pools, told from more than 30 days of silence, 4 fell silent for good together with many "
+        f"others (4 of 12 on {end}): a source that ended or a collector that was down looks just like that"
+    ]
+    assert [w for w in yieldlab("sweep", "run", "near", *sets).document["warnings"] if "looks just" in w] == warned
+    strictly = ("--set", "dead_after_days=8", *sets)
+    [outage] = [w for w in yieldlab("backtest", "near", *strictly).document["warnings"] if "looks just like that" in w]
+    assert "of 12 deaths of pools" in outage
+    assert "8 only within an outage common to all pools" in outage
+    before = ("--end", str(end), *sets)
+    for words in (sets[2:], before):
+        assert "looks just" not in str(yieldlab("backtest", "near", *words).document["warnings"])
 
 
 def test_only_survivors_are_told_where_data_is_not_made_up(yieldlab, lab: Path) -> None:
@@ -71,7 +123,7 @@ def test_only_survivors_are_told_where_data_is_not_made_up(yieldlab, lab: Path) 
     assert [year["survivor_share"] for year in years] == [1.0] * 3
     breached = yieldlab("data", "check", "--data", "other", "--threshold", "max_survivor_share=0.9")
     assert breached.code == 3
-    assert "100.0% of the pools of 2024 are still alive at the end; max_survivor_share is 0.9" in breached.out
+    assert "100.0 % of the pools of 2024 are still alive at the end; max_survivor_share is 0.9" in breached.out
 
 
 def test_revisions_are_shown_and_narrowed_down(yieldlab, lab: Path) -> None:
@@ -92,6 +144,10 @@ def test_revisions_are_shown_and_narrowed_down(yieldlab, lab: Path) -> None:
     assert data["months"][0]["month"] == "2024-03"
     later = yieldlab("data", "revisions", "--since", "2024-03-04", "--json").document["data"]
     assert [change["column"] for change in later["changes"]] == ["tvl_usd"]
+    none = yieldlab("data", "revisions", "--since", "2024-03-05")
+    assert "No value was changed after the fact since 2024-03-05 in 13,396 rows (2 before)" in none.out
+    none = yieldlab("data", "revisions", "--since", "2024-03-05", "--pool", "aave-v3-usdc")
+    assert "(none before either)" in none.out
     other = yieldlab("data", "revisions", "--pool", "aave-v3-usdc", "--json").document["data"]
     assert other["totals"]["changed_values"] == 0
     short = yieldlab("data", "revisions", "--limit", "1", "--json").document
@@ -105,6 +161,7 @@ def test_revisions_are_shown_and_narrowed_down(yieldlab, lab: Path) -> None:
 def test_what_revisions_cannot_answer(yieldlab, lab: Path, empty: Path) -> None:
     for code, *words in (
         (2, "--since", "yesterday"),
+        (2, "--since", "2999-01-01"),
         (3, "--pool", "aave-v3-dia"),
     ):
         told = yieldlab("data", "revisions", *words, "--data", str(lab / "data"))

@@ -249,7 +249,7 @@ def test_survivorship_says_who_of_each_year_is_alive_at_the_end() -> None:
     assert check(frame, last_day=date(2030, 1, 1)).years["share_of_today"].to_list() == [None, None, None]
     breached = check(frame, Thresholds(**OFF | {"max_survivor_share": 0.6})).breaches
     assert breached["message"].to_list() == [
-        "66.7% of the pools of 2025 are still alive at the end; max_survivor_share is 0.6"
+        "66.7 % of the pools of 2025 are still alive at the end; max_survivor_share is 0.6"
     ]
 
 
@@ -289,21 +289,25 @@ def test_flags_go_into_a_parquet_file_whole_or_not_at_all(tmp_path: Path) -> Non
 LATER = {"day": 1, "apy": 1.0, "observed_at": START + timedelta(days=1)}
 LIMITS = {
     "max_gap_days": (world(a={0: 1.0, 9: 2.0}), 8, "a was not observed for 8 days in a row; max_gap_days is 7"),
-    "max_missing_share": (world(a={0: 1.0, 9: 2.0}), 0.8, "a was not observed on 80.0% of the days of its life"),
+    "max_missing_share": (world(a={0: 1.0, 9: 2.0}), 0.8, "a was not observed on 80.0 % of the days of its life"),
     "max_stale_days": (world(a={0: 1.0, 1: 1.0, 2: 1.0}), 3, "a repeated one yield for 3 days; max_stale_days is 2"),
     "max_spike_share": (
         world(a={n: 500.0 if n == 9 else 5.0 for n in range(20)}),
         0.05,
-        "a has spikes on 5.0% of its days",
+        "a has spikes on 5.0 % of its days",
     ),
-    "max_no_tvl_share": (world(a={0: (1.0, 0.0), 1: (2.0, 1.0)}), 0.5, "a has no TVL or zero in 50.0% of its rows"),
-    "max_duplicate_share": (world(a={0.1: 1.0, 0.2: 2.0, 1: 3.0, 2: 4.0}), 0.5, "a has 50.0% of its rows on days that"),
+    "max_no_tvl_share": (world(a={0: (1.0, 0.0), 1: (2.0, 1.0)}), 0.5, "a has no TVL or zero in 50.0 % of its rows"),
+    "max_duplicate_share": (
+        world(a={0.1: 1.0, 0.2: 2.0, 1: 3.0, 2: 4.0}),
+        0.5,
+        "a has 50.0 % of its rows on days that",
+    ),
     "max_split_share": (
         told(*({"day": n, "apy": 5.0, "apy_base_percent": 4.0 if n == 9 else 5.0} for n in range(20))),
         0.05,
-        "a has an APY that is not base + reward in 5.0% of its rows",
+        "a has an APY that is not base + reward in 5.0 % of its rows",
     ),
-    "max_low_tvl_share": (world(a={0: (1.0, 5.0), 1: (2.0, 1e6)}), 0.5, "a has a TVL below the floor in 50.0%"),
+    "max_low_tvl_share": (world(a={0: (1.0, 5.0), 1: (2.0, 1e6)}), 0.5, "a has a TVL below the floor in 50.0 %"),
     "max_level_shifts": (
         world(a={n: (500.0 if n >= 30 else 5.0) + n / 100 for n in range(60)}),
         1,
@@ -312,15 +316,20 @@ LIMITS = {
     "max_revised_share": (
         told(*({"day": 0, "apy": n, "observed_at": START + timedelta(days=n)} for n in (1.0, 2.0)), LATER),
         0.5,
-        "a was changed after the fact in 50.0% of its rows",
+        "a was changed after the fact in 50.0 % of its rows",
     ),
     "max_survivor_share": (
         world(a={0: 1.0, 400: 1.0}, b={0: 2.0}),
         0.5,
-        "50.0% of the pools of 2024 are still alive at the end",
+        "50.0 % of the pools of 2024 are still alive at the end",
+    ),
+    "max_outage_days": (
+        world(a={0: 1.0, 9: 2.0}, b={5: 1.0, 9: 2.0, 11: 3.0}),
+        4,
+        "no pool at all was observed for 4 days in a row, 2024-01-02 to 2024-01-05; max_outage_days is 3",
     ),
     "max_late_start_days": (world(a={9: 1.0}, b={0: 2.0, 9: 1.0}), 9, "a starts 9 days after the first pool"),
-    "max_dead_share": (world(a={0: 1.0}, b={90: 2.0}), 0.5, "50.0% of the pools are dead; max_dead_share is 0.4"),
+    "max_dead_share": (world(a={0: 1.0}, b={90: 2.0}), 0.5, "50.0 % of the pools are dead; max_dead_share is 0.4"),
 }
 OFF = dict.fromkeys(LIMITS)
 

@@ -98,6 +98,7 @@ def test_changes_are_those_of_a_plain_twin(told: list[Line], since: int | None) 
     ]
     changed = found.changes.select("pool_id", "valid_at", "observed_at", "ingested_at").n_unique() if expected else 0
     assert totals["confirmed_rows"] == len(later) - changed
+    assert totals["changed_before"] == len(plain(told)) - len(expected)
     for row in found.columns.iter_rows(named=True):
         of_column = [line for line in expected if line[2] == row["column"]]
         sizes = [abs(line[4] - line[3]) for line in of_column if line[3] is not None and line[4] is not None]
@@ -144,4 +145,5 @@ def test_rows_that_only_confirm_change_nothing() -> None:
         "revised_pools": 0,
         "changed_values": 0,
         "confirmed_rows": 3,
+        "changed_before": 0,
     }

@@ -101,6 +101,7 @@ def backtest(
                 for name, count, lost in result.trials.select("strategy", "delistings", "written_off").iter_rows()
                 if count
             ),
+            *inputs.doubtful_deaths(panel, [each.params.market for each in entries], window),
         ],
         exit_code=4 if result.failures.height else 0,
     )

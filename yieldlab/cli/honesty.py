@@ -90,7 +90,7 @@ def list_revisions(
     def view() -> Iterator[RenderableType]:
         from yieldlab.report.honesty import revision_lines
 
-        yield from revision_lines(found, shown)
+        yield from revision_lines(found, shown, since)
 
     data = {
         "totals": found.totals(),
@@ -124,6 +124,9 @@ def _beginning(flag: str, text: str | None) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise UsageError(f"{flag} must be a day or an instant such as 2025-12-31T12:00Z, not {text!r}") from None
+    if moment > datetime.now(UTC):
+        raise UsageError(f"{flag} {text} lies in the future; leave it out for all that was ever changed")
+    return moment

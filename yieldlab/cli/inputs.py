@@ -110,6 +110,19 @@ def for_strategy(strategy: Strategy, sets: Mapping[str, Value], among: Iterable[
     return {name: value for name, value in sets.items() if name in shared or name in strategy.signal_grid.axes}
 
 
+def doubtful_deaths(
+    panel: Panel, markets: Iterable[Mapping[str, Value]], window: tuple[date | None, date | None]
+) -> list[str]:
+    """A warning where a market acts on deaths that may be none: one sentence at most, on the deaths most in doubt."""
+    from yieldlab.quality import doubtful_deaths
+
+    graces = {int(str(params["dead_after_days"])) for params in markets if params["delisted"] != "hold"}
+    rows = panel.window(*window)
+    found = [doubtful_deaths(panel.listed(), panel.times, grace, window=rows) for grace in sorted(graces)]
+    worst = max(found, key=lambda doubt: doubt.doubtful, default=None)
+    return [worst.sentence] if worst is not None and worst.sentence is not None else []
+
+
 def read_panel(store: Store, fields: Iterable[str], as_of: datetime | None) -> tuple[Panel, datetime]:
     """The panel with these fields beside APY and TVL, and the store's cutoff it was read at."""
     cutoff = store.cutoff()

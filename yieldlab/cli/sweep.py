@@ -243,7 +243,9 @@ def ended(
             session.say("there is no trial to verify: all of them failed")
         more["verified"] = asdict(verified)
     by = str(folder.manifest.config["by"])
-    return leaders(folder, sweep.rank(last.result.scan(), by, limit=LOOKED_AT * SHOWN), by, SHOWN, more)
+    outcome = leaders(folder, sweep.rank(last.result.scan(), by, limit=LOOKED_AT * SHOWN), by, SHOWN, more)
+    window = planned.conditions.start, planned.conditions.end
+    return replace(outcome, warnings=[*outcome.warnings, *inputs.doubtful_deaths(panel, planned.markets, window)])
 
 
 def leaders(

@@ -15,7 +15,9 @@ import polars as pl
 from yieldlab.errors import DataError, UsageError
 from yieldlab.quality._flags import flags, with_parts, without_tvl
 from yieldlab.quality._revisions import revised_by
+from yieldlab.quality._silence import crowds, outages
 from yieldlab.quality._thresholds import Thresholds
+from yieldlab.units import to_percent
 
 KEY = ("pool_id", "valid_at")
 
@@ -28,6 +30,7 @@ SUFFIXES = (".parquet", ".pq")
 #: Flag -> the column that counts it per pool. Their sum is the number of flags.
 COUNTED = {
     "gap": "gaps",
+    "outage": "outage_rows",
     "repeated": "repeated_days",
     "spike": "spikes",
     "split": "split_rows",
@@ -43,13 +46,16 @@ COUNTED = {
 class Report:
     """What a check found.
 
-    `pools`: one row per pool. `years`: pools seen, appeared, left and still alive at the end, by year. `totals`: over
+    `pools`: one row per pool. `years`: pools seen, appeared, left and still alive at the end, by year. `outages`:
+    stretches of days without a row of any pool. `crowds`: days on which many pools fell silent for good. `totals`: over
     all. `breaches`: pool_id (null = all), check, value, limit, message. `flags`: one row per row of data that looks
     wrong to a check (pool_id, valid_at, check, value, limit).
     """
 
     pools: pl.DataFrame
     years: pl.DataFrame
+    outages: pl.DataFrame
+    crowds: pl.DataFrame
     totals: dict[str, int | float | str]
     breaches: pl.DataFrame
     flags: pl.DataFrame
@@ -78,24 +84,30 @@ class Report:
             "sound": self.sound,
             "totals": self.totals,
             "years": self.years.to_dicts(),
-            "pools": self.pools.with_columns(pl.col(pl.Date).dt.to_string("%Y-%m-%d")).to_dicts(),
+            "outages": _plain(self.outages),
+            "crowds": _plain(self.crowds),
+            "pools": _plain(self.pools),
             "breaches": self.breaches.to_dicts(),
             "thresholds": asdict(self.thresholds),
         }
 
 
+def _plain(frame: pl.DataFrame) -> list[dict[str, object]]:
+    return frame.with_columns(pl.col(pl.Date).dt.to_string("%Y-%m-%d")).to_dicts()
+
+
 #: Per-pool limit -> the column it holds for, and what to say of a pool above it.
 LIMITS = {
     "max_gap_days": ("longest_gap_days", "was not observed for {value:.0f} days in a row"),
-    "max_missing_share": ("missing_share", "was not observed on {value:.1%} of the days of its life"),
+    "max_missing_share": ("missing_share", "was not observed on {percent:.1f} % of the days of its life"),
     "max_stale_days": ("longest_stale_days", "repeated one yield for {value:.0f} days"),
-    "max_spike_share": ("spike_share", "has spikes on {value:.1%} of its days"),
-    "max_split_share": ("split_share", "has an APY that is not base + reward in {value:.1%} of its rows"),
-    "max_no_tvl_share": ("no_tvl_share", "has no TVL or zero in {value:.1%} of its rows"),
-    "max_low_tvl_share": ("low_tvl_share", "has a TVL below the floor in {value:.1%} of its rows"),
-    "max_duplicate_share": ("duplicate_share", "has {value:.1%} of its rows on days that have another one"),
+    "max_spike_share": ("spike_share", "has spikes on {percent:.1f} % of its days"),
+    "max_split_share": ("split_share", "has an APY that is not base + reward in {percent:.1f} % of its rows"),
+    "max_no_tvl_share": ("no_tvl_share", "has no TVL or zero in {percent:.1f} % of its rows"),
+    "max_low_tvl_share": ("low_tvl_share", "has a TVL below the floor in {percent:.1f} % of its rows"),
+    "max_duplicate_share": ("duplicate_share", "has {percent:.1f} % of its rows on days that have another one"),
     "max_level_shifts": ("level_shifts", "has lasting shifts to another order of magnitude, {value:.0f} in number"),
-    "max_revised_share": ("revised_share", "was changed after the fact in {value:.1%} of its rows"),
+    "max_revised_share": ("revised_share", "was changed after the fact in {percent:.1f} % of its rows"),
     "max_late_start_days": ("late_start_days", "starts {value:.0f} days after the first pool"),
 }
 
@@ -114,7 +126,7 @@ def check(metrics: pl.DataFrame, thresholds: Thresholds | None = None, *, last_d
     daily = _daily(rows)
     flagged = flags(rows, daily, thresholds)
     pools = _pools(rows, daily, flagged)
-    end = last_day or rows["day"].max()
+    end = last_day or pl.select(rows["day"].max()).item()
     silent = (pl.lit(end) - pl.col("last")).dt.total_days()
     pools = pools.with_columns(
         (pl.col("first") - pl.col("first").min()).dt.total_days().alias("late_start_days"),
@@ -122,7 +134,14 @@ def check(metrics: pl.DataFrame, thresholds: Thresholds | None = None, *, last_d
         (silent > thresholds.dead_after_days).alias("dead"),
     ).sort("pool_id")
     years = _years(daily, pools)
-    return Report(pools, years, _totals(pools, flagged), _breaches(pools, years, thresholds), flagged, thresholds)
+    out, together = outages(daily["day"], end), crowds(pools)
+    totals = _totals(pools, flagged) | {
+        "outage_days": int(out["days"].sum()),
+        "longest_outage_days": _highest(out["days"]),
+        "crowd_pools": int(together["pools"].sum()),
+    }
+    breaches = _breaches(pools, years, out, thresholds)
+    return Report(pools, years, out, together, totals, breaches, flagged, thresholds)
 
 
 def _latest(metrics: pl.DataFrame) -> pl.DataFrame:
@@ -264,10 +283,11 @@ def _totals(pools: pl.DataFrame, flagged: pl.DataFrame) -> dict[str, int | float
 
 
 def _highest(days: pl.Series) -> int:
-    return int(days.sort(descending=True, nulls_last=True)[0] or 0)
+    highest = days.sort(descending=True, nulls_last=True).head(1).to_list()
+    return int((highest or [0])[0] or 0)
 
 
-def _breaches(pools: pl.DataFrame, years: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame:
+def _breaches(pools: pl.DataFrame, years: pl.DataFrame, out: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame:
     found: list[tuple[str | None, str, float, float, str]] = []
     for name, (column, says) in LIMITS.items():
         limit = getattr(thresholds, name)
@@ -275,18 +295,30 @@ def _breaches(pools: pl.DataFrame, years: pl.DataFrame, thresholds: Thresholds) 
             continue
         above = pools.filter(pl.col(column) > limit).select("pool_id", pl.col(column).cast(pl.Float64))
         found += [
-            (pool, name, value, float(limit), f"{pool} {says.format(value=value)}; {name} is {limit}")
+            (
+                pool,
+                name,
+                value,
+                float(limit),
+                f"{pool} {says.format(value=value, percent=to_percent(value))}; {name} is {limit}",
+            )
             for pool, value in above.rows()
         ]
+    if thresholds.max_outage_days is not None and _highest(out["days"]) > thresholds.max_outage_days:
+        first, last, days = out.sort("days", "first", descending=[True, False]).row(0)
+        told = f"no pool at all was observed for {days} days in a row, {first} to {last}"
+        told += f"; max_outage_days is {thresholds.max_outage_days}"
+        found.append((None, "max_outage_days", float(days), float(thresholds.max_outage_days), told))
     dead = float(pools["dead"].cast(pl.Float64).sum()) / pools.height
     if thresholds.max_dead_share is not None and dead > thresholds.max_dead_share:
-        told = f"{dead:.1%} of the pools are dead; max_dead_share is {thresholds.max_dead_share}"
+        told = f"{to_percent(dead):.1f} % of the pools are dead; max_dead_share is {thresholds.max_dead_share}"
         found.append((None, "max_dead_share", dead, thresholds.max_dead_share, told))
     if thresholds.max_survivor_share is not None:
         limit = thresholds.max_survivor_share
         # The last year's pools have hardly had the time to die.
         for year, share in years[:-1].filter(pl.col("survivor_share") > limit).select("year", "survivor_share").rows():
-            told = f"{share:.1%} of the pools of {year} are still alive at the end; max_survivor_share is {limit}"
+            told = f"{to_percent(share):.1f} % of the pools of {year} are still alive at the end"
+            told += f"; max_survivor_share is {limit}"
             found.append((None, "max_survivor_share", share, limit, told))
     columns = {
         "pool_id": pl.String(),

@@ -37,8 +37,8 @@ def clean_spikes(apy: Floats, how: str) -> Cleaned:
     `apy` is (T, N) raw, as fractions, NaN where nothing was observed. Per pool, over its last 31 observations x up to
     and with row t: m = median(x), d = median(|x - m at that x|), and the bound is m + max(12 * 1.4826 * d, 0.01).
     Nothing is judged before the pool's 8th observation, and d and m rest on what was observed, not on what cleaning
-    made of it; so a level that stays is believed as soon as it fills more than half of the window, after 16
-    observations.
+    made of it; so a level that stays is believed as soon as it fills more than half of the window: from its 16th
+    observation on, earlier in a young pool.
 
     Only what is too high is cleaned. A fall is believed at once: to mask it would be to carry the old, higher yield on.
 

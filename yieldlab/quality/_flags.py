@@ -126,6 +126,13 @@ def _gap(daily: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame:
     return daily.filter(pl.col("unseen") > 0).with_columns(pl.col("unseen").alias("value"), pl.lit(0.0).alias("limit"))
 
 
+def _outage(daily: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame:
+    """The rows of each day that ends a stretch of days without a row of any pool."""
+    days = daily.select(pl.col("day").unique().sort())
+    ends = days.with_columns((pl.col("day").diff().dt.total_days() - 1).alias("value")).filter(pl.col("value") > 0)
+    return daily.join(ends, on="day", how="inner").with_columns(pl.lit(0.0).alias("limit"))
+
+
 def _repeated(daily: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame:
     """The days of a run that come after it has been going on for too long."""
     return daily.filter(pl.col("run") > thresholds.stale_days).with_columns(
@@ -189,5 +196,5 @@ _BY_ROW: MappingProxyType[str, Callable[[pl.DataFrame, Thresholds], pl.DataFrame
     {"no_tvl": _no_tvl, "low_tvl": _low_tvl, "split": _split, "duplicate": _duplicate, "revised": _revised}
 )
 _BY_DAY: MappingProxyType[str, Callable[[pl.DataFrame, Thresholds], pl.DataFrame]] = MappingProxyType(
-    {"gap": _gap, "repeated": _repeated, "spike": _spike, "level_shift": _level_shift}
+    {"gap": _gap, "outage": _outage, "repeated": _repeated, "spike": _spike, "level_shift": _level_shift}
 )

@@ -36,7 +36,7 @@ class Revisions:
     """`changes`: one row per changed value, latest knowledge first; null in `before` or `after` = not observed then.
 
     `pools`, `columns` and `months` (of `observed_at`) sum them up. `rows` are the instants looked at, `confirmed` the
-    rows that came in again with the same values.
+    rows that came in again with the same values, `earlier` the values changed before what was asked for.
     """
 
     changes: pl.DataFrame
@@ -45,6 +45,7 @@ class Revisions:
     months: pl.DataFrame
     rows: int
     confirmed: int
+    earlier: int = 0
 
     def totals(self) -> dict[str, int]:
         """How many instants there are, how many of them were changed, and in how many pools and values."""
@@ -54,6 +55,7 @@ class Revisions:
             "revised_pools": self.pools.height,
             "changed_values": self.changes.height,
             "confirmed_rows": self.confirmed,
+            "changed_before": self.earlier,
         }
 
 
@@ -73,11 +75,14 @@ def revisions(history: pl.DataFrame, *, pools: Sequence[str] | None = None, sinc
     several = history.filter(pl.len().over(KEY) > 1).sort(*KEY, *CLOCKS, maintain_order=True)
     follows = _follows(several)
     measured = [name for name in schema.MEASURED if name in several.columns]
-    counted = pl.lit(True) if since is None else pl.col("observed_at") >= since
     compared = several.with_columns(follows.alias("follows")).with_columns(
         pl.col(name).shift(1).alias(f"{name}_before") for name in measured
     )
-    compared = compared.filter(pl.col("follows") & counted)
+    compared, earlier = compared.filter("follows"), 0
+    if since is not None:
+        before = compared.filter(pl.col("observed_at") < since)
+        earlier = sum(_of_column(before, name).height for name in measured)
+        compared = compared.filter(pl.col("observed_at") >= since)
     changes = pl.concat([CHANGES.to_frame(), *(_of_column(compared, name) for name in measured)]).sort(
         "observed_at", "ingested_at", *KEY, "column", descending=[True, True, False, False, False]
     )
@@ -88,6 +93,7 @@ def revisions(history: pl.DataFrame, *, pools: Sequence[str] | None = None, sinc
         _by_month(changes),
         rows,
         compared.height - changes.select(*KEY, *CLOCKS).n_unique() if changes.height else compared.height,
+        earlier,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 
 from yieldlab.errors import UsageError
 from yieldlab.quality._robust import SPIKE_DEVIATIONS
+from yieldlab.quality._silence import MAX_OUTAGE_DAYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class Thresholds:
     max_level_shifts: int | None = 0
     #: Share of rows that were changed after the fact.
     max_revised_share: float | None = 0.10
+    #: Longest stretch of days on which no pool at all was observed.
+    max_outage_days: int | None = MAX_OUTAGE_DAYS
     #: Days between the first observation of all and a pool's first.
     max_late_start_days: int | None = None
     #: Share of all pools that are dead.

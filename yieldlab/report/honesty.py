@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from yieldlab.quality import Report, Revisions
 
 
+#: Outages and crowds that are told one by one.
+_NAMED = 3
+
+
 class _Line(NamedTuple):
     """One line of what was looked for: in words, the column that counts it, the column its limit holds for."""
 
@@ -51,7 +55,11 @@ def check_lines(report: Report, assets: pl.DataFrame, synthetic: int, limit: int
     if told.height:
         order = {pool: place for place, pool in enumerate([None, *shown["pool_id"]])}
         sentences = sorted(told.select("pool_id", "message").rows(), key=lambda row: order[row[0]])
-        yield "\n".join(["Above a threshold:", *(sentence for _, sentence in sentences)])  # lines a search finds whole
+        some = "" if told.height == breaches.height else f", {told.height:,} of {breaches.height:,}"
+        yield "\n".join(
+            [f"Above a threshold{some}:", *(sentence for _, sentence in sentences)]
+        )  # whole lines, for a search
+    yield from _silences(report)
     if shown.height < report.pools.height:
         yield f"{shown.height:,} of {report.pools.height:,} pools are shown, worst first; --limit 0 shows all"
     if synthetic < report.pools.height and _only_survivors(report):
@@ -60,6 +68,22 @@ def check_lines(report: Report, assets: pl.DataFrame, synthetic: int, limit: int
             "earned on those that lived flatters a strategy."
         )
     yield _sum(report, synthetic)
+
+
+def _silences(report: Report) -> Iterator[str]:
+    """When nobody was observed, and who fell silent together: what may have been no death of pools."""
+    if report.outages.height:
+        spans = report.outages.sort("days", "first", descending=[True, False]).head(_NAMED)
+        named = ", ".join(f"{first} to {last} ({count(days, 'day')})" for first, last, days in spans.rows())
+        rest = report.outages.height - spans.height
+        more = f" and {count(rest, 'other time')}" if rest else ""
+        yield f"No pool at all was observed on {count(int(report.totals['outage_days']), 'day')}: {named}{more}"
+    if report.crowds.height:
+        most = report.crowds.sort("pools", "day", descending=[True, False]).head(_NAMED)
+        named = ", ".join(f"{pools:,} of {alive:,} on {day}" for day, pools, alive in most.rows())
+        rest = report.crowds.height - most.height
+        more = f" and on {count(rest, 'other day')}" if rest else ""
+        yield f"Many pools fell silent for good on one day, as when a source ends: {named}{more}"
 
 
 def _checks(report: Report) -> RenderableType:
@@ -83,6 +107,20 @@ def _checks(report: Report) -> RenderableType:
                 line.threshold,
             ]
         )
+    limit = report.thresholds.max_outage_days
+    rows.append(
+        [
+            "days without any pool",
+            f"{report.totals['outage_days']:,}",
+            "-",
+            _measure("max_outage_days", float(report.totals["longest_outage_days"])),
+            "none" if limit is None else _measure("max_outage_days", limit),
+            f"{report.breaches.filter(report.breaches['check'] == 'max_outage_days').height:,}"
+            if limit is not None
+            else "-",
+            "max_outage_days",
+        ]
+    )
     return table(["looked for", "found", "in pools", "worst pool", "limit", "above it", "threshold"], rows)
 
 
@@ -188,17 +226,21 @@ def _sum(report: Report, synthetic: int) -> str:
         f"{totals['dead_pools']:,} dead",
     ]
     pools = report.breaches["pool_id"].drop_nulls().n_unique()
-    breached = f"{report.breaches.height:,} above a threshold in {count(pools, 'pool')}"
+    breached = f"{report.breaches.height:,} above a threshold" + (f" in {count(pools, 'pool')}" if pools else "")
     verdict = "all within the thresholds" if report.sound else breached
     label = f"; {synthetic_note(synthetic, int(totals['pools']))}" if synthetic else ""
     return f"{', '.join(parts)}; {verdict}{label}"
 
 
-def revision_lines(found: Revisions, shown: pl.DataFrame) -> Iterator[RenderableType]:
-    """What kinds of values were changed, when, in which pools, and the latest changes one by one."""
+def revision_lines(found: Revisions, shown: pl.DataFrame, since: str | None = None) -> Iterator[RenderableType]:
+    """What kinds of values were changed (`since` when, if that was asked), and the latest changes one by one."""
     totals = found.totals()
     if not found.changes.height:
-        yield f"No value was changed after the fact in {totals['rows']:,} rows"
+        if since is None:
+            yield f"No value was changed after the fact in {totals['rows']:,} rows"
+        else:
+            told = f"{found.earlier:,} before" if found.earlier else "none before either"
+            yield f"No value was changed after the fact since {since} in {totals['rows']:,} rows ({told})"
         return
     yield table(
         ["value", "changed", "added", "withdrawn", "median change", "largest change"],
