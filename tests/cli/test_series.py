@@ -119,6 +119,18 @@ def test_conventions_are_shown_without_touching_anything(yieldlab, empty: Path) 
     assert [(row["project"], row["base_kind"], row["tvl_kind"]) for row in one] == [("lido", "apr", "deposits")]
 
 
+def test_a_project_without_a_convention_is_told_with_3(yieldlab, empty: Path) -> None:
+    told = yieldlab("data", "conventions", "--project", "aave-v33", "--project", "lido")
+    assert (told.code, told.out) == (3, "")
+    assert "no convention is recorded for the project 'aave-v33'; did you mean 'aave-v3'?" in told.err
+    told = yieldlab("data", "conventions", "--project", "nosuch")
+    assert told.code == 3
+    assert "the project 'nosuch'; its rates are read as compounded ones" in told.err
+    (empty / "mine.csv").write_text("project,valid_from,base_kind\nnewcomer,2024-01-01,apr\n")
+    told = yieldlab("data", "conventions", "mine.csv", "--project", "newcomer", "--project", "nosuch")
+    assert (told.code, "1 new" in told.out, "newcomer" in told.out, "'nosuch'" in told.err) == (0, True, True, True)
+
+
 def test_conventions_are_mended_from_a_file(yieldlab, empty: Path) -> None:
     (empty / "mine.csv").write_text("project,valid_from,base_kind\naave-v3,1970-01-01,apy\nnewcomer,2024-01-01,apr\n")
     told = yieldlab("data", "conventions", "mine.csv")

@@ -521,13 +521,19 @@ def test_an_address_with_a_password_is_refused_and_not_repeated() -> None:
     assert "geheim" not in str(caught.value)
 
 
-@pytest.mark.parametrize("address", ["", "yields.llama.fi", "ftp://feed", "http://", "https://feed?x=1"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("", "yields.llama.fi", "ftp://feed", "http://", "https://feed?x=1"),
+        *("http://exa mple", "http://feed:99999", "http://feed:0", "http://feed:x", "http://[::1", "http://fe\ned"),
+    ],
+)
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(UsageError, match="is no address of a feed"):
         Client(address)
 
 
-@pytest.mark.parametrize("pace", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("pace", [0.0, -1.0, 1e-9, float("nan"), float("inf")])
 def test_a_pace_that_is_none_is_refused(pace: float) -> None:
     with pytest.raises(UsageError, match="requests_per_minute"):
         Client("https://feed", requests_per_minute=pace)

@@ -29,6 +29,7 @@ def export(
     Missing tables are made; rows that are there are brought up to date. PGPASSWORD or ~/.pgpass has the password.
     """
     from yieldlab.cli.data import synthetic_pools
+    from yieldlab.report.terminal import count
     from yieldlab.store import postgres
 
     where = postgres.database(to)
@@ -36,11 +37,11 @@ def export(
     synthetic = synthetic_pools(store)
     exported = postgres.export(store, where, add_columns=add_columns, must_keep=("source",) if synthetic else ())
     warnings = [
-        f"the database has no column {name}, so {number:,} values of it are not there; --add-columns makes one"
+        f"the database has no column {name}, so {count(number, 'value')} of it stayed here; --add-columns makes one"
         for name, number in exported.left_out.items()
     ]
     warnings += [
-        f"the database's column {name} holds fewer digits, so {number:,} of its values differ from what was sent"
+        f"the database's column {name} holds fewer digits, so {count(number, 'value')} of it did not arrive as sent"
         for name, number in exported.rounded.items()
     ]
 

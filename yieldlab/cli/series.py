@@ -13,9 +13,10 @@ import typer
 from yieldlab.cli import groups
 from yieldlab.cli.inputs import day
 from yieldlab.cli.session import Outcome, Session, command
-from yieldlab.errors import DataError, UsageError
+from yieldlab.errors import DataError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
+    import polars as pl
     from rich.console import RenderableType
 
     from yieldlab.collect.series import Fetched
@@ -141,6 +142,9 @@ def show_conventions(
         read = read_conventions(file, allowed, conventions.table(), rejects_folder=store.folder / "rejects")
         mended = conventions.mend(store, read.rows)
     table = conventions.in_force(store)
+    unknown = [_unknown_project(name, table) for name in project or () if name not in table["project"]]
+    if unknown and mended is None:
+        raise DataError("; ".join(unknown))
     if project:
         table = table.filter(table["project"].is_in(project))
     changed = (
@@ -157,4 +161,10 @@ def show_conventions(
         yield conventions_table(table)
 
     data = {"conventions": table.to_dicts(), "mended": changed}
-    return Outcome(data, view, exit_code=4 if read is not None and read.refused_rows else 0)
+    return Outcome(data, view, warnings=unknown, exit_code=4 if read is not None and read.refused_rows else 0)
+
+
+def _unknown_project(name: str, table: pl.DataFrame) -> str:
+    hint = did_you_mean(name, table["project"].unique().to_list())
+    near = hint if "did you mean" in hint else "; its rates are read as compounded ones"
+    return f"no convention is recorded for the project {name!r}{near}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import math
 import random
+import re
 import threading
 import time
 import zlib
@@ -64,6 +65,9 @@ _MOST_BYTES = 256 * 1024 * 1024
 _PIECE = 64 * 1024
 #: An answer that may be a fault or the truth is the truth when it was given this often.
 CONFIRMED = 3
+#: Fewer requests a minute would be one in more than a day: nobody means that, and no wait is that long.
+_SLOWEST_PACE = 0.0007
+_HOST = re.compile(r"[A-Za-z0-9._:-]+")
 _TICK = timedelta(microseconds=1)
 #: How often a waiting thread looks whether it should stop.
 _LOOK_S = 0.05
@@ -99,13 +103,12 @@ class Client:
     sleep: Callable[[float], object] | None = None
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.base_url)
-        if parts.username is not None or parts.password is not None:
-            raise UsageError("the address of a feed must not hold a name or password; feeds are asked without")
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise UsageError(f"{self.base_url!r} is no address of a feed; one looks like https://yields.llama.fi")
-        if not (self.requests_per_minute > 0 and math.isfinite(self.requests_per_minute)):
-            raise UsageError(f"requests_per_minute is {self.requests_per_minute:g}; it must be above 0")
+        _check_address(self.base_url)
+        if not _SLOWEST_PACE <= self.requests_per_minute < math.inf:
+            raise UsageError(
+                f"requests_per_minute is {self.requests_per_minute:g}; it must be a number of at least "
+                f"{_SLOWEST_PACE:.1g}, which is a request a day"
+            )
         self.base_url = self.base_url.rstrip("/")
         self._stop = self.stop or threading.Event()
         self._sleep = self.sleep or self._stop.wait
@@ -257,6 +260,23 @@ class Client:
         kind = answer.headers.get("Content-Type", "").split(";")[0].strip().lower()
         if kind != "application/json" and not kind.endswith("+json"):
             raise Broken(f"it is {shown(kind) if kind else 'of no type'}, not JSON")
+
+
+def _check_address(url: str) -> None:
+    """Raise UsageError for what can be no address of a feed: to ask there again would not help."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # such as a port of 99999
+        host = port = None
+        parts = urlsplit("")
+    if parts.username is not None or parts.password is not None:
+        raise UsageError("the address of a feed must not hold a name or password; feeds are asked without")
+    fits = (
+        parts.scheme in ("http", "https") and host and _HOST.fullmatch(host) and port != 0 and not re.search(r"\s", url)
+    )
+    if not fits or parts.query or parts.fragment:
+        raise UsageError(f"{url!r} is no address of a feed; one looks like https://yields.llama.fi")
 
 
 class _TooMany(Broken):

@@ -22,7 +22,7 @@ def exported_lines(exported: Exported, synthetic: int) -> Iterator[RenderableTyp
         yield f"Added the columns {', '.join(exported.added)}"
     label = f"; {synthetic_note(synthetic, exported.pools)}" if synthetic else ""
     yield (
-        f"{exported.database}: {exported.rows:,} rows, {exported.new:,} new, {exported.updated:,} updated, "
+        f"{exported.database}: {count(exported.rows, 'row')}, {exported.new:,} new, {exported.updated:,} updated, "
         f"{exported.unchanged:,} already there; {count(exported.pools, 'pool')}, {exported.pools_new:,} new, "
         f"{exported.pools_updated:,} described anew{label}"
     )
