@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -18,6 +19,8 @@ from feed_server import FeedServer
 
 from yieldlab.errors import UsageError
 from yieldlab.store import Store
+
+UNKNOWN = "00000000-0000-0000-0000-000000000000"
 
 
 @pytest.fixture
@@ -99,9 +102,65 @@ def test_refused_rows_and_unknown_pools_make_one_poll_partial(once, server: Feed
     server.change(server.pool_ids[0], apy="NaN")
     told = once()
     assert (told.code, "1 refused" in told.out) == (4, True)
+    server.change(server.pool_ids[0], apy=1.0)
+    told = once("--pool", server.pool_ids[0], "--pool", UNKNOWN)
+    assert (told.code, told.err.count("warning:")) == (4, 1)
+    assert UNKNOWN in told.err
+
+
+def test_a_selection_that_fits_no_pool_is_a_failure_and_makes_no_data_fresh(yieldlab, once) -> None:
     told = once("--chain", "Ethereeum")
-    assert told.code == 4
-    assert "Ethereeum" in told.err
+    assert told.code == 3
+    assert "the feed lists no pool of those asked for" in told.err
+    assert "did you mean 'Ethereum'" in told.err
+    document = once("--chain", "Ethereeum", "--json").document
+    assert len(document["warnings"]) == 2
+    told = yieldlab("data", "status")
+    assert (told.code, "stale" in told.out, "the feed lists no pool" in told.out) == (3, True, True)
+    Path("data/collector.json").unlink()
+    status = yieldlab("data", "status", "--json")
+    assert (status.code, status.document["data"]["failures"]) == (3, 2)
+    assert once().code == 0
+    assert yieldlab("data", "status").code == 0
+
+
+def test_a_data_folder_that_cannot_be_one_is_a_data_error(yieldlab, empty: Path, server: FeedServer) -> None:
+    Path("file").write_text("")
+    told = yieldlab("data", "collect", "--once", "--base-url", server.url, "--data", "file")
+    assert (told.code, told.out, told.err.count("\n")) == (3, "", 1)
+    assert "the data folder file cannot be written" in told.err
+    assert "--out" not in told.err
+
+
+def test_a_full_disk_is_told_with_what_is_lost(yieldlab, once, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("yieldlab.store.Store.record", no_room)
+    monkeypatch.setattr("yieldlab.collect.archive.Archive.keep", no_room)
+    monkeypatch.setattr("yieldlab.collect.heartbeat.replace_file", no_room)
+    told = once()
+    assert (told.code, told.out) == (3, "")
+    assert "the disk did not take 1 of the answers received; they are lost" in told.err
+    assert "the data folder data cannot be written (no space left on device)" in told.err
+    assert "Errno" not in told.err
+    told = once("--json")
+    assert (told.code, told.document["data"]["exit_code"]) == (3, 3)
+    assert any("they are lost" in warning for warning in told.document["warnings"])
+    assert len(told.document["warnings"]) >= 3
+    status = yieldlab("data", "status")
+    assert (status.code, "could store nothing" in status.err) == (3, True)
+
+
+@pytest.mark.slow
+def test_a_single_poll_ended_before_its_answer_is_interrupted(server: FeedServer, tmp_path: Path) -> None:
+    server.plan("/pools", *["hang"] * 10)
+    words = ["data", "collect", "--once", "--base-url", server.url, "--data", str(tmp_path / "data")]
+    with subprocess.Popen([sys.executable, "-m", "yieldlab", *words], stdout=subprocess.PIPE) as process:
+        wait_for(lambda: server.hits["/pools"])
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=5)
+    assert process.returncode == 130
 
 
 @pytest.mark.parametrize("words", [["--once", "--every", "5m"], ["--every", "soon"], ["--every", "0s"], ["--top", "0"]])

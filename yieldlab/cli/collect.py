@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +22,7 @@ from yieldlab.cli import groups
 from yieldlab.cli.data import synthetic_pools
 from yieldlab.cli.selection import SELECTION, selected
 from yieldlab.cli.session import Outcome, Session, command
-from yieldlab.errors import INTERRUPTED, DataError, UsageError
+from yieldlab.errors import INTERRUPTED, DataError, UsageError, YieldlabError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -58,12 +59,13 @@ def collect(
     from yieldlab.collect import scheduler
     from yieldlab.collect._http import Client
     from yieldlab.collect.collector import Collector
+    from yieldlab.report.collection import duration
     from yieldlab.store import collector_lock
 
     settings, store = session.settings, session.store
     if store.exists and store.recorded("polls", columns=["outcome"]).is_empty() and synthetic_pools(store):
         session.say("warning: this data folder also holds synthetic pools; keep real data in a folder of its own")
-    with collector_lock(store.folder), _stopper() as stop:
+    with _one_sentence(store.folder), collector_lock(store.folder), _stopper() as stop:
         client = Client(settings.base_url, requests_per_minute=settings.requests_per_minute, stop=stop.event)
         collector = Collector(
             store, client, selection, keep_raw_days=settings.keep_raw_days, every=None if once else interval
@@ -71,9 +73,10 @@ def collect(
         if once:
             told = _follow(session, scheduler.once(collector, stop=stop.event), quiet=True)
         else:
-            session.say(f"collecting {selection} from {settings.base_url} every {interval} into {store.folder}")
+            often = duration(interval.total_seconds())
+            session.say(f"collecting {selection} from {settings.base_url} every {often} into {store.folder}")
             told = _follow(session, scheduler.collect(collector, every=interval, stop=stop.event), quiet=False)
-        return _outcome(told, stop, once=once)
+        return _outcome(session, told, stop, once=once)
 
 
 @command(groups.data, "data status", settings=("data",))
@@ -81,7 +84,11 @@ def status(
     session: Session,
     max_lag: Annotated[
         str | None,
-        typer.Option("--max-lag", metavar="TIME", help="Age of the last success above which it is stale; 3h or more."),
+        typer.Option(
+            "--max-lag",
+            metavar="TIME",
+            help="Age of the last success above which it is stale; 3h if not given, or three intervals if longer.",
+        ),
     ] = None,
 ) -> Outcome:
     """Tell how the collector is and how old its last success.
@@ -138,25 +145,43 @@ def _follow(session: Session, events: Iterator[Event], *, quiet: bool) -> _Told:
         if not isinstance(event, Polled):
             told.ended = event
             continue
-        known = set(told.last.missing) | set(told.last.notes) if told.last is not None else set()
+        known = [] if told.last is None else _complaints(told.last)
         told.last = event.poll
         told.outcomes[event.poll.outcome] = told.outcomes.get(event.poll.outcome, 0) + 1
-        if not quiet:
-            session.say(poll_line(event.poll, event.next_at))
-        for line in (*event.poll.missing, *event.poll.notes):
+        if quiet:
+            continue
+        session.say(poll_line(event.poll, event.next_at))
+        for line in _complaints(event.poll):
             if line not in known:
                 session.say(f"warning: {line}")
     return told
 
 
-def _outcome(told: _Told, stop: _Stop, *, once: bool) -> Outcome:
+def _complaints(poll: Poll) -> list[str]:
+    """What is wrong with a poll, but for the failure itself."""
+    nothing = [poll.trouble] if poll.trouble and not poll.failed else []
+    return [*nothing, *poll.missing, *poll.notes]
+
+
+def _outcome(session: Session, told: _Told, stop: _Stop, *, once: bool) -> Outcome:
     poll, ended = told.last, told.ended
     assert ended is not None  # every run of the scheduler ends with one
-    if once and poll is not None and poll.raised is not None:
-        raise poll.raised
+    # Those of a single poll are told here, of a service as they come.
+    warnings = _complaints(poll) if poll is not None and (once or session.json) else []
+    if ended.not_stored:
+        warnings.append(f"the disk did not take {ended.not_stored:,} of the answers received; they are lost")
     code = INTERRUPTED if stop.number == signal.SIGINT or (once and poll is None) else 0
-    if once and code == 0 and poll is not None and (poll.refused or poll.missing):
-        code = 4
+    failure: dict[str, object] = {}
+    if once and code == 0 and poll is not None:
+        code = 3 if poll.trouble else 4 if poll.refused or poll.missing else 0
+        if (raised := poll.raised) is not None:
+            if not session.json or not isinstance(raised, YieldlabError | OSError):
+                for line in warnings:
+                    session.say(f"warning: {line}")
+                raise raised
+            code = raised.exit_code if isinstance(raised, YieldlabError) else 3
+            failure = {"error": poll.error, "kind": type(raised).__name__, "exit_code": code}
+            print(f"error: {poll.error}", file=sys.stderr, flush=True)
     if not ended.at_rest:
         _leave_at_once(code)
     data = {
@@ -166,10 +191,7 @@ def _outcome(told: _Told, stop: _Stop, *, once: bool) -> Outcome:
         "not_stored": ended.not_stored,
         "last": None if poll is None else poll.row().to_dicts()[0],
         "missing": [] if poll is None else list(poll.missing),
-    }
-    warnings = []
-    if ended.not_stored:
-        warnings.append(f"the disk did not take {ended.not_stored} of the answers received; they are lost")
+    } | failure
 
     def view() -> Iterator[RenderableType]:
         from yieldlab.report.collection import duration, poll_line
@@ -181,6 +203,20 @@ def _outcome(told: _Told, stop: _Stop, *, once: bool) -> Outcome:
         yield f"collected for {duration(ended.seconds)}; polls: {', '.join(parts) or 'none'}"
 
     return Outcome(data, view, warnings=warnings, exit_code=code)
+
+
+@contextmanager
+def _one_sentence(folder: Path) -> Iterator[None]:
+    """A data folder that cannot be written is told as such, wherever that is noticed."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise DataError(
+            f"the data folder {folder} cannot be written ({(error.strerror or str(error)).lower()}); "
+            "mend that, or name another one with --data"
+        ) from error
 
 
 class _Stop:

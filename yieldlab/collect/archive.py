@@ -153,7 +153,9 @@ class Archive:
                 if not _HASH.fullmatch(content_hash):
                     if datetime.now(UTC) - received_at > LEFTOVER_AGE:
                         path.unlink(missing_ok=True)
-                elif content_hash in wanted or content_hash[:8] in waiting or received_at >= older_than or not _remove(path, older_than):
+                    continue
+                spared = content_hash in wanted or content_hash[:8] in waiting or received_at >= older_than
+                if spared or not _remove(path, older_than):
                     kept, kept_bytes = kept + 1, kept_bytes + size
                 else:
                     removed, removed_bytes = removed + 1, removed_bytes + size

@@ -7,19 +7,18 @@ What fails is told, counted and tried again at the next poll.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from yieldlab.collect import conventions, defillama, heartbeat
-from yieldlab.collect._http import Client, Stopped
+from yieldlab.collect._http import Answer, Client, Stopped
 from yieldlab.collect.archive import Archive
 from yieldlab.collect.defillama import Pools
-from yieldlab.collect.journal import Journal, Waiting
+from yieldlab.collect.journal import Journal, Waiting, sentence
 from yieldlab.collect.polls import Poll, Today, commit
 from yieldlab.collect.selection import Selection
-from yieldlab.errors import YieldlabError
+from yieldlab.errors import DataError
 from yieldlab.store import Store
 
 #: The feed renews itself once an hour; a longer `Expires` is not believed.
@@ -30,8 +29,10 @@ MAX_FILES = 100
 LOOK_EVERY = 20
 #: Between two looks for raw answers that were kept long enough.
 EXPIRE_EVERY = timedelta(days=1)
-#: Polls at which the store takes a later answer and not this one, before this one is given up.
+#: Polls at which the store takes a later answer and not this one, or that cannot read this one, before it is given up.
 TRIES = 3
+#: After so many in a row that the store does not take, the others wait for the next poll.
+PATIENCE = 2
 
 
 class Collector:
@@ -52,10 +53,13 @@ class Collector:
         self._keep_raw = timedelta(days=keep_raw_days)
         self._archive = Archive(store.folder / "raw")
         self._journal = Journal(store.folder / "collector", self._archive)
-        #: Answers that another process received: what it wrote of them is not known.
-        self._inherited = frozenset(entry.fetched_at for entry in self._journal.waiting())
-        self._passed_over: Counter[datetime] = Counter()
+        #: Answers of which some may be in the store: another process received them, or a commit of them failed.
+        self._begun = {entry.fetched_at for entry in self._journal.waiting()}
+        #: Those that the store did not take at this poll.
+        self._refused: list[Waiting] = []
         self._today = Today()
+        #: When it was last alive, before the poll at work.
+        self._seen_at: datetime | None = None
         self._polls = 0
         self._has_conventions = False
         self.beat = self._first_beat(every)
@@ -78,7 +82,7 @@ class Collector:
             raise
         except BaseException as error:  # noqa: BLE001  # such as a data folder that cannot even be listed
             self.beat = replace(
-                self.beat, last_outcome="failed", failures=self.beat.failures + 1, last_error=_sentence(error)
+                self.beat, last_outcome="failed", failures=self.beat.failures + 1, last_error=sentence(error)
             )
             return _failure(now, error)
 
@@ -94,8 +98,9 @@ class Collector:
     # -- one poll -----------------------------------------------------------------------------------------------------
 
     def _poll(self, now: datetime, began: float) -> Poll:
+        self._refused = []
         poll = self._ask(now) if self._is_due(now) else self._wait(now)
-        if poll.failed or poll.outcome == "not due":
+        if not poll.recorded:
             poll = self._recorded(replace(poll, duration_s=time.monotonic() - began))
         if not poll.failed:
             poll = replace(poll, notes=(*poll.notes, *self._keep_house(now)))
@@ -111,9 +116,9 @@ class Collector:
     def _wait(self, now: datetime) -> Poll:
         """Ask nothing; only what waits from before is committed."""
         settled = self._settle({})
-        failed = [poll for poll in settled if poll.failed]
+        waiting = [poll for poll in settled if not poll.recorded]
         notes = self._notes_of(settled)
-        return replace(failed[-1], polled_at=now, notes=notes) if failed else Poll(now, "not due", notes=notes)
+        return replace(waiting[-1], polled_at=now, notes=notes) if waiting else Poll(now, "not due", notes=notes)
 
     def _ask(self, now: datetime) -> Poll:
         try:
@@ -126,61 +131,79 @@ class Collector:
         reason = self._journal.add(answer)
         notes = (f"an answer waits in memory, for it could not be written down: {reason}",) if reason else ()
         *older, poll = self._settle({answer.fetched_at: pools})
-        if poll.failed:
+        if not poll.recorded:
             poll = replace(poll, polled_at=now)
-        elif poll.polled_at == answer.asked_at:
+        elif not poll.failed and poll.polled_at == answer.asked_at:
             limit = answer.fetched_at + LONGEST_EXPIRY
             self.beat = replace(self.beat, expires_at=min(answer.expires, limit) if answer.expires else None)
         return replace(poll, notes=(*notes, *self._notes_of(older), *poll.notes))
 
     def _settle(self, parsed: dict[datetime, Pools]) -> list[Poll]:
-        """Commit what waits, the oldest first; after two that the store does not take, the others wait for later.
+        """Commit what waits, the oldest first; after `PATIENCE` that the store does not take, the others wait.
 
-        An answer that the store never takes, while it takes later ones, is given up: it must not hold up the rest.
+        An answer that cannot be read, or that the store never takes while it takes later ones, is given up: it must
+        not hold up the rest. For the same reason one that is doubted already does not try the patience.
         """
         done: list[Poll] = []
-        refused: list[Waiting] = []
         for entry in self._journal.waiting():
             try:
                 answer = self._journal.answer(entry)
                 pools = parsed.get(entry.fetched_at) or defillama.parse_pools(answer.body)
-                inherited = entry.fetched_at in self._inherited
-                poll = commit(self.store, answer, pools, self._selection, today=self._today, again=inherited)
-                done.append(poll)
-            except BaseException as error:  # noqa: BLE001  # the answer waits; the next poll tries again
-                done.append(_failure(entry.asked_at, error))
-                refused.append(entry)
-                if len(refused) == 2:
-                    break
+            except DataError as error:
+                done.append(_failure(entry.asked_at, error, notes=self._doubted([entry], may_give_up=True)))
                 continue
-            with suppress(OSError):  # it would be committed again, which adds nothing
-                self._journal.done(entry)
-            self._pass_over(refused)
-            refused = []
+            except BaseException as error:  # noqa: BLE001  # such as a full disk, for one that waits in memory
+                done.append(self._not_taken(entry, error))
+            else:
+                done.append(self._taken(entry, answer, pools))
+            if sum(not entry.doubts for entry in self._refused) == PATIENCE:
+                break
         return done
 
-    def _pass_over(self, refused: list[Waiting]) -> None:
-        for entry in refused:
-            self._passed_over[entry.fetched_at] += 1
-            if self._passed_over[entry.fetched_at] >= TRIES:
+    def _taken(self, entry: Waiting, answer: Answer, pools: Pools) -> Poll:
+        again = entry.fetched_at in self._begun
+        self._begun.add(entry.fetched_at)
+        try:
+            poll = commit(self.store, answer, pools, self._selection, today=self._today, again=again, wary=True)
+        except BaseException as error:  # noqa: BLE001  # the answer waits; the next poll tries again
+            return self._not_taken(entry, error)
+        with suppress(OSError):  # it would be committed again, which adds nothing
+            self._journal.done(entry)
+            self._begun.discard(entry.fetched_at)
+        refused, self._refused = self._refused, []
+        return replace(poll, notes=(*poll.notes, *self._doubted(refused, may_give_up=True)))
+
+    def _not_taken(self, entry: Waiting, error: BaseException) -> Poll:
+        self._refused.append(entry)
+        return _failure(entry.asked_at, error)
+
+    def _doubted(self, entries: list[Waiting], *, may_give_up: bool) -> tuple[str, ...]:
+        """Count against these answers that others could be taken; says which are given up."""
+        given_up = []
+        for entry in entries:
+            if self._journal.doubt(entry) >= TRIES and may_give_up:
                 self._journal.give_up(entry)
+                given_up.append(f"the answer of {entry.asked_at:%Y-%m-%d %H:%M:%S} UTC is given up")
+        return tuple(given_up)
 
     @staticmethod
     def _notes_of(polls: list[Poll]) -> tuple[str, ...]:
         """What is to be said of answers that were received earlier."""
-        return tuple(
-            f"the answer of {poll.polled_at:%Y-%m-%d %H:%M:%S} UTC is not in the store yet: {poll.error}"
-            if poll.failed
-            else f"the answer of {poll.polled_at:%Y-%m-%d %H:%M:%S} UTC, which had waited, is in the store"
-            for poll in polls
-        )
+        notes: list[str] = []
+        for poll in polls:
+            name = f"the answer of {poll.polled_at:%Y-%m-%d %H:%M:%S} UTC"
+            told = f"{name} is not in the store: {poll.error}"
+            notes += [told if poll.failed else f"{name}, which had waited, is in the store", *poll.notes]
+        return tuple(notes)
 
     def _recorded(self, poll: Poll) -> Poll:
         """The poll, after an attempt to tell it in table `polls`."""
         try:
             self.store.record("polls", poll.row())
         except BaseException as error:  # noqa: BLE001  # where the disk is full, the heartbeat still tells it
-            return replace(poll, notes=(*poll.notes, f"the poll could not be recorded: {_sentence(error)}"))
+            return replace(poll, notes=(*poll.notes, f"the poll could not be recorded: {sentence(error)}"))
+        # What is written now could have been written before: it is not the store alone that is in the way.
+        self._doubted(self._refused, may_give_up=False)
         return poll
 
     # -- between polls ------------------------------------------------------------------------------------------------
@@ -196,18 +219,21 @@ class Collector:
                 conventions.sync(self.store)
                 self._has_conventions = True
         except BaseException as error:  # noqa: BLE001  # rates are read as quoted until then, and counted as such
-            notes.append(f"the conventions of the feed could not be recorded: {_sentence(error)}")
+            notes.append(f"the conventions of the feed could not be recorded: {sentence(error)}")
         try:
             if self._polls % LOOK_EVERY == 0 and self._most_files() > MAX_FILES:
                 self.store.compact()
         except BaseException as error:  # noqa: BLE001  # many small files are slow, not wrong
-            notes.append(f"the tables could not be compacted: {_sentence(error)}")
-        expired_at = self.beat.expired_at
+            notes.append(f"the tables could not be compacted: {sentence(error)}")
+        expired_at, seen_at = self.beat.expired_at, self._seen_at
+        self._seen_at = now
         if expired_at is None or not timedelta() <= now - expired_at < EXPIRE_EVERY:
             try:
-                self._archive.expire(self.store, older_than=now - self._keep_raw)
+                # A clock that leaps ahead makes all answers old; whether it was right is known when it went on.
+                if seen_at is None or now - seen_at <= max(self._keep_raw / 2, 2 * EXPIRE_EVERY):
+                    self._archive.expire(self.store, older_than=now - self._keep_raw)
             except BaseException as error:  # noqa: BLE001  # what is kept for too long costs room only
-                notes.append(f"old raw answers could not be removed: {_sentence(error)}")
+                notes.append(f"old raw answers could not be removed: {sentence(error)}")
             self.beat = replace(self.beat, expired_at=now)
         return tuple(notes)
 
@@ -220,8 +246,8 @@ class Collector:
         beat = replace(
             self.beat, last_outcome=poll.outcome, waiting=waiting, lost=self._lost_before + self._journal.lost
         )
-        if poll.failed:
-            beat = replace(beat, failures=beat.failures + 1, last_error=poll.error)
+        if poll.trouble:
+            beat = replace(beat, failures=beat.failures + 1, last_error=poll.trouble)
         elif poll.outcome != "not due":
             beat = replace(beat, failures=0, last_error=None, last_success_at=datetime.now(UTC))
         self.beat = beat
@@ -232,6 +258,7 @@ class Collector:
         beat = heartbeat.first(self._client.base_url, str(self._selection), every_s=every_s)
         before = heartbeat.read(self.store.folder)
         self._lost_before = 0 if before is None else before.lost
+        self._seen_at = None if before is None else before.updated_at
         if before is None:
             return beat
         beat = replace(
@@ -248,10 +275,4 @@ class Collector:
 
 
 def _failure(polled_at: datetime, error: BaseException, *, notes: tuple[str, ...] = ()) -> Poll:
-    return Poll(polled_at, "failed", error=_sentence(error), notes=notes, raised=error)
-
-
-def _sentence(error: BaseException) -> str:
-    """What went wrong, in one line; what is none of our own errors tells its kind too."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, YieldlabError) else f"{type(error).__name__}: {text}"
+    return Poll(polled_at, "failed", error=sentence(error), notes=notes, raised=error)

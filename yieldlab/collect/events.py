@@ -1,7 +1,7 @@
 """What has happened to the pools of the feed since it was last looked at?
 
-Pure functions on frames. An event tells the name of its pool as `protocol/chain/symbol`, so that the last event of a
-pool says both whether it is in the feed and under which name.
+Pure functions on frames. An event tells the name of its pool as `protocol/chain/symbol` (a slash in one of the first
+two stands there as %2F), so that the last event of a pool says both whether it is in the feed and under which name.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from yieldlab import schema
 ORDER = {"appeared": 0, "returned": 1, "renamed": 2, "symbol_changed": 3, "vanished": 4}
 
 _TICK = timedelta(microseconds=1)
+_PARTS = ("protocol", "chain", "symbol")
 
 
 def last_events(events: pl.DataFrame) -> pl.DataFrame:
@@ -36,9 +37,10 @@ def happened(
 
     `feed` is the whole answer (pool_id and `schema.DESCRIBED`), `collected` the pools that are followed from now on,
     `silent` the pools whose row was refused: they are there, but nothing is known of their name. Whether a pool has
-    vanished is judged against the whole answer. An event is later than the pool's last one, whatever the clock does.
+    vanished is judged against the whole answer. What the feed does not tell of a name is as it was. An event is later
+    than the pool's last one, whatever the clock does.
     """
-    present = feed.select("pool_id", _name().alias("now"))
+    present = feed.select("pool_id", *_told(), _name().alias("now"))
     known = last.join(present, on="pool_id", how="left", maintain_order="left").with_columns(
         pl.max_horizontal(pl.lit(at, schema.UTC), pl.col("event_at") + _TICK).alias("event_at")
     )
@@ -67,37 +69,31 @@ def happened(
 
 def _new_names(known: pl.DataFrame) -> list[pl.DataFrame]:
     """Who is called otherwise now; a pool that changed both is first renamed and then gets its symbol."""
-    changed = known.filter(pl.col("now").is_not_null() & (pl.col("now") != pl.col("name"))).with_columns(
-        _home("name").alias("old_home"),
-        _home("now").alias("new_home"),
-        _symbol("name").alias("old_symbol"),
-        _symbol("now").alias("new_symbol"),
+    before = pl.col("name").str.splitn("/", 3).struct.rename_fields(list(_PARTS))
+    parts = known.filter(pl.col("now").is_not_null()).with_columns(
+        before.struct.field(part).alias(f"old_{part}") for part in _PARTS
     )
-    between = pl.concat_str("new_home", pl.lit("/"), "old_symbol")
-    renamed = changed.filter(pl.col("old_home") != pl.col("new_home")).select(
+    parts = parts.with_columns(pl.coalesce(part, f"old_{part}").alias(f"new_{part}") for part in _PARTS)
+    between = pl.concat_str("new_protocol", "new_chain", "old_symbol", separator="/")
+    after = pl.concat_str("new_protocol", "new_chain", "new_symbol", separator="/")
+    is_elsewhere = pl.any_horizontal(pl.col(f"old_{part}") != pl.col(f"new_{part}") for part in ("protocol", "chain"))
+    renamed = parts.filter(is_elsewhere).select(
         "pool_id", "event_at", _event("renamed"), pl.col("name").alias("before"), between.alias("after")
     )
-    symbols = changed.filter(pl.col("old_symbol") != pl.col("new_symbol")).select(
-        "pool_id", "event_at", _event("symbol_changed"), between.alias("before"), pl.col("now").alias("after")
+    symbols = parts.filter(pl.col("old_symbol") != pl.col("new_symbol")).select(
+        "pool_id", "event_at", _event("symbol_changed"), between.alias("before"), after.alias("after")
     )
     return [renamed, symbols]
 
 
+def _told() -> list[pl.Expr]:
+    """The parts of a name as they stand in it: a symbol, the last one, may have a slash, the others must not."""
+    escaped = [pl.col(part).str.replace_all("/", "%2F", literal=True) for part in ("protocol", "chain")]
+    return [*escaped, pl.col("symbol")]
+
+
 def _name() -> pl.Expr:
-    return pl.concat_str([pl.col(part).fill_null("") for part in ("protocol", "chain", "symbol")], separator="/")
-
-
-def _home(column: str) -> pl.Expr:
-    """Protocol and chain of a name; a symbol may have a slash, they have none."""
-    return pl.col(column).str.splitn("/", 3).struct.rename_fields(["a", "b", "c"]).pipe(_first_two)
-
-
-def _first_two(parts: pl.Expr) -> pl.Expr:
-    return pl.concat_str(parts.struct.field("a"), pl.lit("/"), parts.struct.field("b"))
-
-
-def _symbol(column: str) -> pl.Expr:
-    return pl.col(column).str.splitn("/", 3).struct.rename_fields(["a", "b", "c"]).struct.field("c")
+    return pl.concat_str([part.fill_null("") for part in _told()], separator="/")
 
 
 def _event(name: str) -> pl.Expr:

@@ -11,6 +11,7 @@ import gzip
 import json
 import os
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,8 +19,8 @@ from datetime import datetime
 from pathlib import Path
 
 from yieldlab.collect._http import Answer
-from yieldlab.collect.archive import Archive
-from yieldlab.errors import DataError
+from yieldlab.collect.archive import WAITING_FOLDER, Archive
+from yieldlab.errors import DataError, YieldlabError
 
 #: Answers that wait in memory while nothing can be written; beyond it the oldest is given up, and counted.
 IN_MEMORY = 12
@@ -37,6 +38,8 @@ class Waiting:
     asked_at: datetime
     fetched_at: datetime
     content_hash: str
+    #: Polls at which it was not taken though others could be.
+    doubts: int = 0
     path: Path | None = None
     packed: bytes | None = None
 
@@ -48,6 +51,7 @@ class Journal:
         self._folder = folder
         self._archive = archive
         self._memory: list[Waiting] = []
+        self._doubts: Counter[datetime] = Counter()
         self.lost = 0
 
     def add(self, answer: Answer) -> str | None:
@@ -68,12 +72,13 @@ class Journal:
             if len(self._memory) > IN_MEMORY:
                 del self._memory[0]
                 self.lost += 1
-            return str(error)
+            return sentence(error)
         return None
 
     def waiting(self) -> list[Waiting]:
         """What is not committed yet, in the order in which it was received."""
-        return sorted([*self._written(), *self._memory], key=lambda entry: entry.fetched_at)
+        entries = sorted([*self._written(), *self._memory], key=lambda entry: entry.fetched_at)
+        return [replace(entry, doubts=max(entry.doubts, self._doubts[entry.fetched_at])) for entry in entries]
 
     @property
     def in_memory(self) -> int:
@@ -94,13 +99,22 @@ class Journal:
         if entry.path is not None:
             entry.path.unlink(missing_ok=True)
         else:
-            self._memory.remove(entry)
+            self._forget(entry)
+
+    def doubt(self, entry: Waiting) -> int:
+        """Count that it was not taken though others could be; how often that was, also in processes before this one."""
+        doubts = entry.doubts + 1
+        self._doubts[entry.fetched_at] = doubts
+        if entry.path is not None:
+            with suppress(OSError):  # then only this process knows
+                replace_file(entry.path, _document(replace(entry, doubts=doubts)))
+        return doubts
 
     def give_up(self, entry: Waiting) -> None:
-        """Let go of an answer that the store will never take; written down, it stays beside the others by that name."""
+        """Let go of an answer that will never be taken; written down, it stays beside the others by that name."""
         with suppress(OSError):
             if entry.path is None:
-                self._memory.remove(entry)
+                self._forget(entry)
             else:
                 entry.path.rename(entry.path.with_suffix(".given_up"))
         self.lost += 1
@@ -108,15 +122,10 @@ class Journal:
     def _write(self, entry: Waiting) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{entry.fetched_at:%Y%m%dT%H%M%S.%f}-{entry.content_hash[:8]}.json"
-        document = {
-            "url": entry.url,
-            "status": entry.status,
-            "headers": entry.headers,
-            "asked_at": entry.asked_at.isoformat(),
-            "fetched_at": entry.fetched_at.isoformat(),
-            "content_hash": entry.content_hash,
-        }
-        replace_file(path, json.dumps(document))
+        replace_file(path, _document(entry))
+
+    def _forget(self, entry: Waiting) -> None:
+        self._memory = [other for other in self._memory if other.fetched_at != entry.fetched_at]
 
     def _written(self) -> Iterator[Waiting]:
         for path in sorted(self._folder.glob("*.json")):
@@ -129,6 +138,19 @@ class Journal:
                 self.lost += 1
                 continue
             yield entry
+
+
+def written(data: Path) -> int:
+    """How many answers wait on the disk of a data folder, whichever process wrote them down."""
+    return len(list((data / WAITING_FOLDER).glob("*.json")))
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong, in one line; what is none of our own errors tells its kind too."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower() + (f": {error.filename}" if error.filename else "")
+    text = " ".join(str(error).split())
+    return text if isinstance(error, YieldlabError) else f"{type(error).__name__}: {text}"
 
 
 def replace_file(path: Path, text: str) -> None:
@@ -146,17 +168,39 @@ def replace_file(path: Path, text: str) -> None:
         raise
 
 
+def _document(entry: Waiting) -> str:
+    return json.dumps(
+        {
+            "url": entry.url,
+            "status": entry.status,
+            "headers": entry.headers,
+            "asked_at": entry.asked_at.isoformat(),
+            "fetched_at": entry.fetched_at.isoformat(),
+            "content_hash": entry.content_hash,
+            "doubts": entry.doubts,
+        }
+    )
+
+
 def _read(path: Path) -> Waiting:
     document = json.loads(path.read_text(encoding="utf-8"))
     return Waiting(
         url=document["url"],
         status=document["status"],
         headers=dict(document["headers"]),
-        asked_at=datetime.fromisoformat(document["asked_at"]),
-        fetched_at=datetime.fromisoformat(document["fetched_at"]),
+        asked_at=_instant(document["asked_at"]),
+        fetched_at=_instant(document["fetched_at"]),
         content_hash=document["content_hash"],
+        doubts=int(document.get("doubts", 0)),
         path=path,
     )
+
+
+def _instant(text: str) -> datetime:
+    instant = datetime.fromisoformat(text)
+    if instant.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone")
+    return instant
 
 
 def _answer(entry: Waiting, body: bytes) -> Answer:

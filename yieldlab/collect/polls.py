@@ -1,8 +1,9 @@
 """What does one answer of /pools add to the store?
 
 A row is stored for a pool whose measured values differ from the last one that a poll stored on that UTC day, and for
-one that has none on it yet; what the feed merely repeats is told in table `polls` alone. All that an answer brings is
-written under one lock, the row of `polls` last: what a row there tells is in the other tables.
+one that has none on it yet; what the feed merely repeats is told in table `polls` alone. A list that lacks half of what
+was there is not believed at once. All that an answer brings is written under one lock, the row of `polls` last: what a
+row there tells is in the other tables.
 """
 
 from __future__ import annotations
@@ -19,9 +20,20 @@ from yieldlab.collect.archive import Fetch, fetch_rows
 from yieldlab.collect.defillama import Pools
 from yieldlab.collect.events import happened, last_events
 from yieldlab.collect.selection import Selection
+from yieldlab.errors import DataError
 from yieldlab.store import Store
 
 SOURCE = f"{schema.FEED}/pools"
+
+#: What is wrong with a poll that found no pool to store, though the feed answered.
+NOTHING_CHOSEN = "the feed lists no pool of those asked for"
+
+#: A list that lost more than half is believed when so many polls in a row said so, the last so long after the first:
+#: the feed's cache repeats a bad answer for an hour.
+CONFIRMED_BY = 3
+CONFIRMED_AFTER = timedelta(hours=1)
+#: Of fewer pools than these half may well go at once; their list is judged by its size alone.
+MANY = 10
 
 _TICK = timedelta(microseconds=1)
 
@@ -52,11 +64,19 @@ class Poll:
     notes: tuple[str, ...] = ()
     #: What was raised where the poll failed.
     raised: BaseException | None = field(default=None, compare=False)
+    #: Whether table `polls` tells it already.
+    recorded: bool = field(default=False, compare=False)
 
     @property
     def failed(self) -> bool:
         """Whether the store does not hold what the feed says."""
         return self.outcome == "failed"
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing of what was asked for is in the store, where that is so."""
+        nothing = self.outcome in ("stored", "unchanged") and not self.pools
+        return NOTHING_CHOSEN if nothing else self.error if self.failed else None
 
     def row(self) -> pl.DataFrame:
         """The row of table `polls`."""
@@ -87,7 +107,7 @@ class Today:
     def before(self, store: Store, asked_at: datetime) -> pl.DataFrame:
         """Of every pool the last row of the UTC day of `asked_at` that is older than it."""
         if self._rows is None or asked_at <= self._until or asked_at.date() != self._until.date():
-            return _of_this_day(store, asked_at)
+            return _of_days(store, asked_at, asked_at)
         return self._rows
 
     def keep(self, asked_at: datetime, before: pl.DataFrame, added: pl.DataFrame) -> None:
@@ -112,25 +132,26 @@ def commit(
     *,
     today: Today | None = None,
     again: bool = False,
+    wary: bool = False,
 ) -> Poll:
     """Write all that one answer brings; raises when the store does not take it, and may then be done again.
 
-    `today` is kept by who commits one answer after the other. `again` says that another process received the answer,
-    and may have written some of it, or all.
+    `today` is kept by who commits one answer after the other. `again` says that some of it, or all, may be written
+    already. `wary` says that a list which lost too much is not to be believed before it was confirmed; of such an
+    answer only a failed poll is written.
     """
     began = time.monotonic()
     today = today or Today()
     with store.writing():
-        polls = store.recorded("polls", columns=["polled_at", "outcome", "content_hash"])
-        stored = polls.filter(pl.col("outcome") == "stored").sort("polled_at")
+        polls = store.recorded("polls", columns=["polled_at", "outcome", "size_bytes", "content_hash"])
+        is_told = not polls.filter(_is_decided() & (pl.col("polled_at") == answer.asked_at)).is_empty()
+        polls = polls.filter(pl.col("polled_at") < answer.asked_at).sort("polled_at")
         feed = pools.frame.unique("pool_id", keep="last", maintain_order=True)
         last = last_events(store.recorded("pool_events"))
+        if wary and not (again and is_told) and (doubt := _doubt(polls, last, answer, pools)):
+            return _disbelieved(store, answer, pools, doubt, time.monotonic() - began)
         choice = choose(store, feed, selection, now=answer.fetched_at)
         chosen = feed.filter(_is_one_of(choice.ids))
-        repeated = stored.height > 0 and stored["content_hash"][-1] == answer.content_hash
-        if repeated:
-            # The feed says again what is stored: only a pool that was never collected has anything to add.
-            chosen = chosen.filter(~_is_one_of(last["pool_id"]))
         events = happened(
             last,
             feed,
@@ -139,6 +160,11 @@ def commit(
             at=answer.fetched_at,
         )
         rows = observations(chosen, asked_at=answer.asked_at, fetched_at=answer.fetched_at)
+        said_since = _said_since(polls, answer)
+        if said_since is not None and said_since.date() != answer.asked_at.date():
+            # The feed stands still since another day: a pool adds only what it did not have then, as one has that is
+            # chosen by somebody else than who polled before.
+            rows = differing(rows, _of_days(store, said_since, answer.asked_at)).drop("seen")
         before = today.before(store, answer.asked_at)
         # Whatever ends this before its end, the store is to be read again.
         today.forget()
@@ -148,7 +174,7 @@ def commit(
             store.append(added.drop("seen"), descriptions(followed, fetched_at=answer.fetched_at))
         poll = Poll(
             polled_at=answer.asked_at,
-            outcome="unchanged" if repeated and added.is_empty() else "stored",
+            outcome="unchanged" if said_since is not None and added.is_empty() else "stored",
             http_status=answer.status,
             size_bytes=len(answer.body),
             content_hash=answer.content_hash,
@@ -159,11 +185,12 @@ def commit(
             refused=pools.refused.height,
             duration_s=time.monotonic() - began,
             missing=choice.missing,
+            recorded=True,
         )
         store.record("pins", choice.pins)
         store.record("pool_events", events)
         store.record("fetches", _fetch(store, answer, again=again))
-        if not (again and polls.filter(_is_decided() & (pl.col("polled_at") == answer.asked_at)).height):
+        if not (again and is_told):
             store.record("polls", poll.row())
     today.keep(answer.asked_at, before, added)
     return poll
@@ -235,11 +262,58 @@ def choose(store: Store, feed: pl.DataFrame, selection: Selection, *, now: datet
     return Choice(pl.concat([ids, kept]).unique(maintain_order=True), found.missing, pl.concat([found.pins, noted]))
 
 
-def _of_this_day(store: Store, asked_at: datetime) -> pl.DataFrame:
-    """Of every pool the last row that a poll stored on the UTC day of `asked_at`, before it."""
+def _doubt(polls: pl.DataFrame, last: pl.DataFrame, answer: Answer, pools: Pools) -> str | None:
+    """Why an answer is not to be believed yet, if it is not; `polls` are those before it."""
+    answered = polls.filter(pl.col("content_hash").is_not_null())
+    believed = answered.filter(_is_decided())
+    if believed.is_empty():
+        return None
+    followed = last.filter(pl.col("event") != "vanished")["pool_id"]
+    listed = pl.concat([pools.frame["pool_id"], pools.refused["pool_id"].drop_nulls()])
+    here, size = int(followed.is_in(listed.implode()).sum()), believed["size_bytes"][-1]
+    if 2 * len(answer.body) >= size and (followed.len() < MANY or 2 * here >= followed.len()):
+        return None
+    doubted = answered.filter(pl.col("polled_at") > believed["polled_at"][-1])["polled_at"]
+    if doubted.len() >= CONFIRMED_BY - 1 and answer.asked_at - doubted[0] >= CONFIRMED_AFTER:
+        return None
+    return (
+        f"the feed's list shrank to {len(answer.body):,} bytes from {size:,} with {here:,} of {followed.len():,} "
+        f"pools followed; that is believed when {CONFIRMED_BY} polls in a row, over an hour or more, say so"
+    )
+
+
+def _disbelieved(store: Store, answer: Answer, pools: Pools, doubt: str, seconds: float) -> Poll:
+    """The failed poll of an answer that is not believed, in table `polls`: those after it know by its hash."""
+    poll = Poll(
+        polled_at=answer.asked_at,
+        outcome="failed",
+        http_status=answer.status,
+        size_bytes=len(answer.body),
+        content_hash=answer.content_hash,
+        refused=pools.refused.height,
+        duration_s=seconds,
+        error=doubt,
+        raised=DataError(doubt),
+        recorded=True,
+    )
+    known = store.recorded("polls", columns=["polled_at", "content_hash"])
+    store.record("polls", poll.row().join(known, on=["polled_at", "content_hash"], how="anti"))
+    return poll
+
+
+def _said_since(polls: pl.DataFrame, answer: Answer) -> datetime | None:
+    """Since when the feed says this without a break; None when the last of `polls`, those before it, said otherwise."""
+    latest_first = polls.filter(_is_decided()).reverse()
+    same = (latest_first["content_hash"] == answer.content_hash).cast(pl.Int64).cum_prod()
+    times: list[datetime] = latest_first.filter(same == 1)["polled_at"].to_list()
+    return times[-1] if times else None
+
+
+def _of_days(store: Store, since: datetime, asked_at: datetime) -> pl.DataFrame:
+    """Of every pool the last row that a poll stored before `asked_at`, from the UTC day of `since` on."""
     if not store.exists:
         return pl.DataFrame(schema=schema.YIELD_METRICS).select("pool_id", *schema.MEASURED)
-    midnight = asked_at.replace(hour=0, minute=0, second=0, microsecond=0)
+    midnight = since.replace(hour=0, minute=0, second=0, microsecond=0)
     rows = store.history(since=midnight, columns=("pool_id", "valid_at", *schema.MEASURED, "source"))
     return (
         rows.filter((pl.col("source") == SOURCE) & (pl.col("valid_at") < asked_at))

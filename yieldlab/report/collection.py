@@ -58,11 +58,12 @@ def status_lines(status: Status) -> Iterator[RenderableType]:
     rows.append(["failures in a row", f"{status.failures:,}"])
     if status.last_error:
         rows.append(["last error", status.last_error])
-    if beat is not None and (beat.waiting or beat.lost):
-        rows.append(["answers not stored yet", f"{beat.waiting:,}; {beat.lost:,} lost"])
+    lost = 0 if beat is None else beat.lost
+    if status.waiting or lost:
+        rows.append(["answers not stored yet", f"{status.waiting:,}; {lost:,} lost"])
     day = ", ".join(f"{number:,} {outcome}" for outcome, number in status.last_day.items())
     rows.append(["polls", f"{status.polls:,}; in the last 24 hours: {day or 'none'}"])
-    yield words(["", ""], rows)
+    yield words(["what", "how it is"], rows)
     limit = duration(status.max_lag_s)
     yield f"stale: no success for longer than {limit}" if status.stale else f"fresh: the limit is {limit}"
 
