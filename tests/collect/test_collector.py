@@ -25,6 +25,7 @@ from yieldlab.collect import defillama, heartbeat
 from yieldlab.collect._http import Answer, Client
 from yieldlab.collect.archive import Archive
 from yieldlab.collect.collector import Collector
+from yieldlab.collect.journal import Journal
 from yieldlab.collect.polls import SOURCE, Poll, Today, commit
 from yieldlab.collect.selection import Selection
 from yieldlab.errors import DataError
@@ -195,6 +196,90 @@ def test_the_real_snapshot_is_stored_row_by_row(store: Store) -> None:
     assert (poll.pools, poll.new, poll.refused) == (len(told), len(told), 0)
     rows = rows_of(store).select("pool_id", "apy_percent", "tvl_usd").sort("pool_id").rows()
     assert rows == sorted((row["pool"], row["apy"], row["tvlUsd"]) for row in told)
+
+
+def test_two_selections_in_turn_each_get_their_rows(server: FeedServer, store: Store) -> None:
+    one, other = server.pool_ids[:2]
+    for turn in range(3):
+        server.change(one, apy=10.0 + turn)
+        server.change(other, apy=20.0 + turn)
+        for pool in (one, other):
+            assert collector_of(server, store, Selection(pools=(pool,))).poll().outcome == "stored"
+    rows = rows_of(store)
+    assert rows.filter(pl.col("pool_id") == one)["apy_percent"].to_list() == [10.0, 11.0, 12.0]
+    assert rows.filter(pl.col("pool_id") == other)["apy_percent"].to_list() == [20.0, 21.0, 22.0]
+
+
+def test_a_feed_that_stands_still_gives_each_selection_its_rows_of_that_content_once(
+    server: FeedServer, store: Store
+) -> None:
+    rows = server.pools()
+    one, other = (Selection(pools=(row["pool"],)) for row in rows[:2])
+    commit_rows(store, rows, at=NOON, selection=other)
+    moved = [row | {"apy": 9.0} for row in rows]
+    days = [NOON + timedelta(days=day) for day in (1, 2, 3)]
+    told = [commit_rows(store, moved, at=day, selection=one) for day in days[:2]]
+    told += [commit_rows(store, moved, at=day, selection=other) for day in days[1:]]
+    assert [(poll.outcome, poll.new) for poll in told] == [
+        ("stored", 1),
+        ("unchanged", 0),
+        ("stored", 1),
+        ("unchanged", 0),
+    ]
+
+
+# -- lists that are not believed ---------------------------------------------------------------------------------------
+
+
+def poll_rows(collector: Collector, rows: list[dict], *, at: datetime) -> Poll:
+    """One poll of a feed that says this at that time."""
+    answer = answer_of(rows, at=at)
+    collector._journal.add(answer)
+    [poll] = collector._settle({})
+    return poll
+
+
+def test_a_list_that_lost_half_is_believed_after_three_polls_and_an_hour(server: FeedServer, store: Store) -> None:
+    collector, rows = collector_of(server, store), server.pools()
+    assert poll_rows(collector, rows, at=NOON).outcome == "stored"
+    minutes = [15, 30, 45, 60]
+    doubted = [poll_rows(collector, rows[:2], at=NOON + timedelta(minutes=after)) for after in minutes]
+    assert [poll.outcome for poll in doubted] == ["failed"] * 4
+    assert "2 of 6 pools" in str(doubted[0].error)
+    assert isinstance(doubted[0].raised, DataError)
+    assert store.recorded("fetches").height == 1, "a rebuild does not replay what was not believed"
+    assert set(store.recorded("pool_events")["event"]) == {"appeared"}
+    believed = poll_rows(collector, rows[:2], at=NOON + timedelta(minutes=75))
+    assert (believed.outcome, believed.vanished) == ("stored", 4)
+    back = poll_rows(collector, rows, at=NOON + timedelta(minutes=90))
+    assert (back.outcome, back.vanished) == ("stored", 0)
+    # A list in between that is whole begins the count anew.
+    again = [poll_rows(collector, rows[:2], at=NOON + timedelta(hours=hours)) for hours in (3, 4)]
+    whole = poll_rows(collector, rows, at=NOON + timedelta(hours=5))
+    again.append(poll_rows(collector, rows[:2], at=NOON + timedelta(hours=6)))
+    assert (whole.failed, [poll.failed for poll in again]) == (False, [True] * 3)
+
+
+def test_a_list_of_full_length_without_the_pools_that_are_followed_is_doubted(server: FeedServer, store: Store) -> None:
+    with FeedServer(pools=24, days=3) as other:
+        rows = other.pools()
+    collector = collector_of(server, store, Selection(pools=tuple(row["pool"] for row in rows[:12])))
+    poll_rows(collector, rows, at=NOON)
+    unknown = [row | {"pool": row["pool"][::-1].replace("-", "0")[:36]} for row in rows[:7]]
+    poll = poll_rows(collector, unknown + rows[7:], at=NOON + timedelta(hours=1))
+    assert (poll.failed, "5 of 12 pools" in str(poll.error)) == (True, True)
+    assert not poll_rows(collector, unknown[:6] + rows[6:], at=NOON + timedelta(hours=2)).failed
+
+
+def test_a_doubted_poll_is_told_once_and_the_collector_goes_on(server: FeedServer, store: Store) -> None:
+    collector, rows = collector_of(server, store), server.pools()
+    collector.poll()
+    server.set_pools(rows[:1])
+    assert collector.poll().outcome == "failed"
+    assert (collector.beat.failures, collector.beat.waiting) == (1, 0)
+    server.set_pools(rows)
+    assert collector.poll().outcome == "unchanged"
+    assert (outcomes(store), collector.beat.failures) == (["stored", "failed", "unchanged"], 0)
 
 
 # -- which pools -------------------------------------------------------------------------------------------------------
@@ -400,6 +485,102 @@ def test_an_answer_that_the_store_never_takes_holds_up_no_other(
     assert len(list((store.folder / "collector").glob("*.given_up"))) == 1
 
 
+def wait_in_vain(store: Store, rows: list[dict], count: int, *, at: datetime = NOON) -> None:
+    """Answers written down whose content is gone since."""
+    archive = Archive(store.folder / "raw")
+    journal = Journal(store.folder / "collector", archive)
+    for number in range(count):
+        answer = answer_of([row | {"apy": 40.0 + number} for row in rows], at=at + timedelta(minutes=number))
+        assert journal.add(answer) is None
+        archive.path(answer.content_hash).unlink()
+
+
+@pytest.mark.parametrize("processes", ["one", "many"])
+def test_answers_whose_content_is_gone_hold_up_no_other(server: FeedServer, store: Store, processes: str) -> None:
+    wait_in_vain(store, server.pools(), 3)
+    collector = collector_of(server, store)
+    for turn in range(collector_module.TRIES):
+        server.change(server.pool_ids[0], apy=float(turn))
+        poll = collector.poll()
+        assert poll.outcome == "stored"
+        assert collector.set_state("stopped") is None
+        if processes == "many":
+            collector = collector_of(server, store)
+    assert sum("is given up" in note for note in poll.notes) == 3
+    assert heartbeat.read(store.folder).lost == 3
+    assert len(list((store.folder / "collector").glob("*.given_up"))) == 3
+    assert not list((store.folder / "collector").glob("*.json"))
+
+
+@pytest.mark.parametrize("processes", ["one", "many"])
+def test_neighbours_that_the_store_never_takes_hold_up_no_other(
+    server: FeedServer, store: Store, monkeypatch: pytest.MonkeyPatch, processes: str
+) -> None:
+    usual = collector_module.commit
+
+    def choosy(store: Store, answer: Answer, *rest: object, **more: object) -> Poll:
+        if answer.asked_at < NOON + timedelta(hours=1):
+            raise DataError("the store does not take this")
+        return usual(store, answer, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(collector_module, "commit", choosy)
+    journal = Journal(store.folder / "collector", Archive(store.folder / "raw"))
+    for number in range(5):
+        journal.add(answer_of([*server.pools()], at=NOON + timedelta(minutes=number)))
+    collector = collector_of(server, store)
+    told = []
+    for turn in range(6):
+        server.change(server.pool_ids[0], apy=float(turn))
+        told.append(collector.poll().outcome)
+        assert collector.set_state("stopped") is None
+        if processes == "many":
+            collector = collector_of(server, store)
+    assert told == ["failed"] * 2 + ["stored"] * 4
+    assert not list((store.folder / "collector").glob("*.json"))
+    assert heartbeat.read(store.folder).lost == 5
+    values = rows_of(store).filter(pl.col("pool_id") == server.pool_ids[0])["apy_percent"].to_list()
+    assert values == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0], "no other answer is lost"
+
+
+def test_a_store_that_takes_nothing_for_long_costs_no_answer(
+    server: FeedServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small writes go through, large ones do not: as on a disk that is nearly full."""
+    collector = collector_of(server, store)
+    with monkeypatch.context() as broken:
+        broken.setattr(Store, "append", no_room)
+        for turn in range(6):
+            server.change(server.pool_ids[0], apy=float(turn))
+            assert collector.poll().outcome == "failed"
+    assert (collector.beat.lost, collector.beat.waiting) == (0, 6)
+    server.change(server.pool_ids[0], apy=6.0)
+    assert collector.poll().outcome == "stored"
+    values = rows_of(store).filter(pl.col("pool_id") == server.pool_ids[0])["apy_percent"].to_list()
+    assert values == [float(turn) for turn in range(7)]
+
+
+def test_an_answer_that_one_process_commits_at_the_second_attempt_is_in_every_table_once(
+    server: FeedServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from yieldlab.store._tables import Table
+
+    write = Table.append
+
+    def fails_after_fetches(table: Table, rows: pl.DataFrame) -> None:
+        write(table, rows)
+        if table.name == "fetches":
+            raise OSError(errno.EIO, "input/output error")
+
+    collector = collector_of(server, store)
+    with monkeypatch.context() as broken:
+        broken.setattr(Table, "append", fails_after_fetches)
+        assert collector.poll().outcome == "failed"
+    server.plan("/pools", "503", "503")
+    collector.poll()
+    assert store.recorded("fetches").height == 1
+    assert outcomes(store).count("stored") == 1
+
+
 def test_what_nobody_foresaw_is_a_failed_poll(
     server: FeedServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -495,6 +676,38 @@ def test_raw_answers_are_let_go_after_their_time_once_a_day(
     assert len(asked) == 2
 
 
+def test_an_answer_that_waits_is_not_let_go_however_old(server: FeedServer, store: Store) -> None:
+    collector_of(server, store).poll()
+    archive = Archive(store.folder / "raw")
+    journal = Journal(store.folder / "collector", archive)
+    old = datetime.now(UTC) - timedelta(days=31)
+    journal.add(answer_of([row | {"apy": 42.0} for row in server.pools()], at=old))
+    lone = answer_of([row | {"apy": 43.0} for row in server.pools()], at=old)
+    archive.keep(lone)
+    archive.expire(store, older_than=datetime.now(UTC) - timedelta(days=30))
+    assert not archive.path(lone.content_hash).exists()
+    collector_of(server, store).poll()
+    assert (rows_of(store)["apy_percent"] == 42.0).sum() == 6
+
+
+def test_a_clock_that_leaps_ahead_lets_go_of_no_answer(
+    server: FeedServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector = collector_of(server, store)
+    collector.poll()
+    leap = datetime.now(UTC) + timedelta(days=40)
+    asked: list[datetime] = []
+    monkeypatch.setattr(Archive, "expire", lambda self, store, *, older_than: asked.append(older_than))
+    assert collector._keep_house(leap) == ()
+    assert asked == []
+    assert collector._keep_house(datetime.now(UTC)) == ()
+    assert len(asked) == 1, "the clock is right again"
+    # A clock that goes on was right, and so was whoever slept for so long.
+    collector._keep_house(leap)
+    collector._keep_house(leap + timedelta(days=1, minutes=1))
+    assert len(asked) == 2
+
+
 def test_the_feeds_conventions_are_in_the_store_after_the_first_poll(server: FeedServer, store: Store) -> None:
     collector_of(server, store).poll()
     assert store.recorded("conventions").height > 0
@@ -531,3 +744,52 @@ def test_a_success_that_never_was_is_stale(server: FeedServer, store: Store) -> 
     told = heartbeat.status(store)
     assert told is not None
     assert (told.stale, told.lag_s, told.failures) == (True, None, 1)
+
+
+def test_a_clock_that_ran_ahead_once_blinds_nobody(server: FeedServer, store: Store) -> None:
+    collector, now = collector_of(server, store), datetime.now(UTC)
+    poll_rows(collector, server.pools(), at=now - timedelta(hours=5))
+    poll_rows(collector, server.pools(), at=now + timedelta(days=300))
+    collector.beat = replace(collector.beat, last_success_at=now + timedelta(days=300))
+    assert collector.set_state("stopped") is None
+    told = heartbeat.status(store)
+    assert told is not None
+    assert (told.stale, told.last_success_at, told.last_day) == (True, now - timedelta(hours=5), {"stored": 1})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"failures": "many"},
+        {"pid": None},
+        {"last_success_at": 7},
+        {"updated_at": "2026-01-01T00:00:00"},
+        {"every_s": float("nan")},
+        {"every_s": 1e300},
+        {"lost": True},
+        {"waiting": -1},
+        {"url": ["http://feed"]},
+    ],
+    ids=str,
+)
+def test_a_heartbeat_that_cannot_be_is_none(server: FeedServer, store: Store, wrong: dict[str, object]) -> None:
+    collector = collector_of(server, store)
+    store.folder.mkdir()
+    assert collector.set_state("stopped") is None
+    path = store.folder / heartbeat.FILE_NAME
+    assert heartbeat.read(store.folder) is not None
+    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+    assert heartbeat.read(store.folder) is None
+    assert heartbeat.status(store) is None
+    assert collector_of(server, store).poll().outcome == "stored"
+
+
+def test_the_status_counts_the_answers_that_lie_on_the_disk(server: FeedServer, store: Store) -> None:
+    collector = collector_of(server, store)
+    collector.poll()
+    assert collector.set_state("polling") is None
+    journal = Journal(store.folder / "collector", Archive(store.folder / "raw"))
+    journal.add(answer_of(server.pools(), at=NOON))
+    told = heartbeat.status(store)
+    assert told is not None
+    assert (told.waiting, told.beat and told.beat.waiting) == (1, 0)

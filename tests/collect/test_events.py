@@ -64,6 +64,23 @@ def test_a_pool_that_returns_under_another_name_does_both() -> None:
     assert next_events(pl.concat([known, back]), feed(a=("p2", "X", "Base"), b=("p", "Y", "Base"))).is_empty()
 
 
+def test_what_a_row_does_not_tell_of_a_name_is_as_it_was() -> None:
+    known = next_events(NOTHING, feed(a=("p", "X/Y", "Base"), b=("p", None, "Base")))
+    for silent in [(None, "X/Y", "Base"), ("p", None, "Base"), ("p", "X/Y", None), (None, None, None)]:
+        assert next_events(known, feed(a=silent, b=("p", None, "Base"))).is_empty()
+    assert told(next_events(known, feed(a=(None, "Z", "Base"), b=("p", None, None)))) == [
+        ("a", "symbol_changed", "p/Base/X/Y", "p/Base/Z")
+    ]
+
+
+def test_a_slash_in_a_chain_is_not_taken_for_the_end_of_it() -> None:
+    known = next_events(NOTHING, feed(a=("p", "X", "A/B")))
+    assert told(known) == [("a", "appeared", None, "p/A%2FB/X")]
+    assert next_events(known, feed(a=("p", "X", "A/B"))).is_empty()
+    assert told(next_events(known, feed(a=("p", "Y", "A/B")))) == [("a", "symbol_changed", "p/A%2FB/X", "p/A%2FB/Y")]
+    assert told(next_events(known, feed(a=("p", "X", "A/C")))) == [("a", "renamed", "p/A%2FB/X", "p/A%2FC/X")]
+
+
 def test_a_refused_row_is_neither_gone_nor_back() -> None:
     known = next_events(NOTHING, feed(a=("p", "X", "Base"), b=("p", "Y", "Base")))
     only_b = feed(b=("p", "Y", "Base"))
