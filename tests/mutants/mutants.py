@@ -224,6 +224,7 @@ MUTANTS = (
     Mutant("counts what was sold as lost", DELISTING, "lost = mix[h] - sold", "lost = mix[h]"),
     Mutant("keeps the shares of a larger V", DELISTING, "        mix[h] /= kept\n", "        pass\n"),
     Mutant("counts only what could be sold", DELISTING, "DELISTINGS] += dead", "DELISTINGS] += sales"),
+    Mutant("tells a loss of all as a matter of floats", DELISTING, "return LOST_ALL, stay", "return 1, stay"),
     Mutant("goes on after all is lost", DELISTING, "if not kept > RUIN_TOLERANCE:", "if not kept > -1e300:"),
     Mutant("writes no loss into the trace", DELISTING, "OFF] = lost * worth[r]", "OFF] = 0.0"),
     Mutant("writes no gas of a delisting into the trace", DELISTING, "gas_usd if is_sold else 0.0", "0.0"),
