@@ -54,7 +54,9 @@ def collecting(server: FeedServer, folder: Path, *more: str) -> Iterator[subproc
     )
     try:
         assert process.stderr is not None
-        assert "collecting all pools" in process.stderr.readline()
+        first = process.stderr.readline()
+        assert "collecting all pools" in first
+        assert "every 0:" not in first, "as people write it"
         yield process
     finally:
         process.kill()
