@@ -203,7 +203,7 @@ def run(
     except DataError as error:
         stop.set()
         done = "1 chart was" if book.committed == 1 else f"{book.committed:,} charts were"
-        raise DataError(f"{error}; {done} committed before, and the same command goes on behind") from error
+        raise DataError(f"{error}; {done} committed before, and the same command goes on from there") from error
     except BaseException:
         stop.set()  # or the process would wait for requests that nobody wants any more
         raise

@@ -8,6 +8,7 @@ is added, dated as it was: replaying an old answer straight into the store would
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -81,15 +82,23 @@ def rebuild(store: Store, *, keep_raw_days: int, into: Path | None = None) -> It
         if into.exists() and any(into.iterdir()):
             raise UsageError(f"{into} is not empty; name a new folder to rebuild into")
         replica = Store(into)
-        with writing_to(into):
+        with _telling(f"remove {into} and do it again"), writing_to(into):
             yield from _replay(store, replica, fetches, keep_raw_days, copies=Archive(into / "raw"))
             for name in ("pins", "conventions"):  # what was decided here, and not told by any answer
                 replica.record(name, store.recorded(name))
         return
-    with store.scratch() as scratch, writing_to(scratch):
+    with _telling("the same command does it again"), store.scratch() as scratch, writing_to(scratch):
         replica = Store(scratch)
         for event in _replay(store, replica, fetches, keep_raw_days):
             yield _merged(store, replica, event) if isinstance(event, Rebuilt) else event
+
+
+@contextmanager
+def _telling(how_to_go_on: str) -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{error}; {how_to_go_on}") from error
 
 
 def _replay(
