@@ -148,6 +148,7 @@ def test_a_full_disk_is_told_with_what_is_lost(yieldlab, once, monkeypatch: pyte
     assert "Errno" not in told.err
     told = once("--json")
     assert (told.code, told.document["data"]["exit_code"]) == (3, 3)
+    assert "the data folder data cannot be written" in told.document["data"]["error"]
     assert any("they are lost" in warning for warning in told.document["warnings"])
     assert len(told.document["warnings"]) >= 3
     status = yieldlab("data", "status")

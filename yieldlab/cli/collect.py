@@ -179,9 +179,10 @@ def _outcome(session: Session, told: _Told, stop: _Stop, *, once: bool) -> Outco
                 for line in warnings:
                     session.say(f"warning: {line}")
                 raise raised
-            code = raised.exit_code if isinstance(raised, YieldlabError) else 3
-            failure = {"error": poll.error, "kind": type(raised).__name__, "exit_code": code}
-            print(f"error: {poll.error}", file=sys.stderr, flush=True)
+            told_as = _not_writable(session.store.folder, raised) if isinstance(raised, OSError) else raised
+            code = told_as.exit_code
+            failure = {"error": str(told_as), "kind": type(told_as).__name__, "exit_code": code}
+            print(f"error: {told_as}", file=sys.stderr, flush=True)
     if not ended.at_rest:
         _leave_at_once(code)
     data = {
@@ -213,10 +214,14 @@ def _one_sentence(folder: Path) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise DataError(
-            f"the data folder {folder} cannot be written ({(error.strerror or str(error)).lower()}); "
-            "mend that, or name another one with --data"
-        ) from error
+        raise _not_writable(folder, error) from error
+
+
+def _not_writable(folder: Path, error: OSError) -> DataError:
+    return DataError(
+        f"the data folder {folder} cannot be written ({(error.strerror or str(error)).lower()}); "
+        "mend that, or name another one with --data"
+    )
 
 
 class _Stop:
