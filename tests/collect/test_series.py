@@ -375,3 +375,10 @@ def test_series_to_fetch_are_named() -> None:
 def test_what_is_no_series_is_told(texts: list[str], sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         wanted(texts)
+
+
+def test_a_raw_folder_that_cannot_be_written_is_told_with_its_path(server: FeedServer, store: Store) -> None:
+    store.folder.mkdir()
+    (store.folder / "raw").write_text("in the way")
+    with pytest.raises(DataError, match=r"cannot write to .*raw"):
+        fetched(store, server, f"eth_usd={COIN}")

@@ -21,7 +21,7 @@ from yieldlab import schema
 from yieldlab.admission import REASON, ROW
 from yieldlab.admission.series import refusals, typed_series, usable
 from yieldlab.collect._http import Answer, Broken, Client, FeedError, Stopped, parse_json
-from yieldlab.collect.archive import Archive, Fetch, fetch_rows
+from yieldlab.collect.archive import Archive, Fetch, fetch_rows, writing_to
 from yieldlab.errors import UsageError
 from yieldlab.store import Store
 
@@ -152,7 +152,8 @@ def _received(archive: Archive, parts: Iterator[Part]) -> tuple[list[Part], Feed
     done: list[Part] = []
     try:
         for part in parts:
-            archive.keep(part.answer)
+            with writing_to(archive.folder):
+                archive.keep(part.answer)
             done.append(part)
     except FeedError as failure:
         return done, failure
