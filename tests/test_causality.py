@@ -511,13 +511,14 @@ def test_every_public_feature_is_causal(name: str, case: tuple[float, ...]) -> N
 
 
 def test_all_bundled_strategies_are_here() -> None:
-    assert {strategy.name for strategy in BUNDLED} >= {"highest_apy", "tvl_weighted", "steady_carry", "signal_file"}
+    plain = {"highest_apy", "tvl_weighted", "steady_carry", "signal_file"}
+    assert {strategy.name for strategy in BUNDLED} >= plain | {"lstm_top", "risk_adjusted", "unified"}
     assert all(found.state == "OK" for found in discover([bundled_folder()]))
 
 
 @pytest.mark.parametrize(("strategy", "params"), POINTS, ids=[f"{s.name}-{p}" for s, p in POINTS])
 def test_every_bundled_strategy_is_causal(strategy, params, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    panel = tiny_panel(times=160, pools=6)
+    panel = tiny_panel(times=160, pools=6, fields=strategy.fields(params))
     day = panel.times.astype("datetime64[D]")
     views = [pl.DataFrame({"time": day[i::3], "value": day[i::3].astype(float)}) for i in range(6)]
     named = [frame.with_columns(pool_id=pl.lit(pool)) for frame, pool in zip(views, panel.pool_ids, strict=True)]

@@ -134,6 +134,49 @@ CONVENTIONS = pl.Schema(
 )
 
 
+#: One row per forecast: what a model of `run_id` said at the end of the day `valid_at` (its midnight) about `pool_id`,
+#: having learned from nothing after the day `trained_through`. Rates are fractions here: a model writes panel fields.
+FORECASTS = pl.Schema(
+    {
+        "field": pl.String(),
+        "model": pl.String(),
+        "run_id": pl.String(),
+        "created_at": UTC,
+        "pool_id": pl.String(),
+        "valid_at": UTC,
+        "prediction": pl.Float64(),
+        "trained_through": UTC,
+    }
+)
+
+#: One row per finished run of forecasts; `known_at` is when all that it was made from was known, `fields` are joined by
+#: commas. Rows of `forecasts` whose run is not here were left by a run that did not finish.
+FORECAST_RUNS = pl.Schema(
+    {
+        "run_id": pl.String(),
+        "model": pl.String(),
+        "fields": pl.String(),
+        "created_at": UTC,
+        "known_at": UTC,
+        "horizon_days": pl.Int64(),
+        "settings_hash": pl.String(),
+        "first": UTC,
+        "last": UTC,
+        "first_trained": UTC,
+        "last_trained": UTC,
+        "pools": pl.Int64(),
+        "rows": pl.Int64(),
+    }
+)
+
+#: How the panel fields begin that models write: forecasts of the APY, and what is said of risk.
+FORECAST, RISK = "forecast_", "risk_"
+MODEL_FIELDS = (FORECAST, RISK)
+
+#: The forecast that needs no model: the APY as it was observed.
+PERSISTENCE = "forecast_persistence"
+
+
 class Field(NamedTuple):
     """A panel field: the stored column it comes from, and whether that column is in percent."""
 
@@ -160,6 +203,15 @@ USD_STABLECOINS = frozenset(
     "USDD USDE SUSDE USDS SUSDS SDAI GHO CRVUSD SCRVUSD PYUSD FDUSD USD0 USD0++ DOLA MIM ALUSD MUSD USDY USDX SUSDX "
     "RLUSD USDA USDB USDM USDN USDR USDL USDF FEI BOLD 3CRV 3POOL CUSD AUSD DEUSD USR FXUSD USDG USD1 USDTB".split()
 )
+
+
+def is_model_field(name: str) -> bool:
+    """Whether a panel field of this name is one that a model writes.
+
+    >>> is_model_field("forecast_lstm"), is_model_field("forecast_"), is_model_field("apy")
+    (True, False, False)
+    """
+    return name.startswith(MODEL_FIELDS) and name not in MODEL_FIELDS
 
 
 def is_feed(source: str) -> bool:

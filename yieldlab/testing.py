@@ -31,6 +31,8 @@ _CORNERS = 32
 def tiny_panel(*, times: int = 60, pools: int = 4, seed: int = 0, fields: Iterable[str] = ()) -> Panel:
     """A daily panel from 2024-01-01 with every field of the store, and `fields` besides; the same for the same seed.
 
+    `risk_class` among them holds 0, 1 and 2, `risk_prob_high` shares, and any other an APY that is somewhat off.
+
     It has what real data has: pools that start late, days missing here and there, a gap longer than the carry, a pool
     that stops reporting, a yield of exactly zero, and a jump.
 
@@ -58,7 +60,7 @@ def tiny_panel(*, times: int = 60, pools: int = 4, seed: int = 0, fields: Iterab
     }
     for name in fields:
         if name not in schema.FIELDS:
-            made[name] = apy * generator.lognormal(0.0, 0.2, apy.shape)
+            made[name] = _model_field(name, apy, generator)
     missing = _missing(times, pools, generator)
     for values in made.values():
         values[missing] = np.nan
@@ -96,6 +98,15 @@ def corners(strategy: Strategy) -> list[dict[str, Value]]:
     ends = {name: dict.fromkeys((values[0], values[-1])) for name, values in strategy.signal_grid.axes.items()}
     combined = (dict(zip(ends, values, strict=True)) for values in product(*ends.values()))
     return list(islice(combined, _CORNERS))
+
+
+def _model_field(name: str, apy: Floats, generator: np.random.Generator) -> Floats:
+    """(times, pools) values such as a model gives under this name."""
+    if name == "risk_class":
+        return generator.integers(0, 3, apy.shape).astype(np.float64)
+    if name == "risk_prob_high":
+        return generator.uniform(0.0, 1.0, apy.shape)
+    return apy * generator.lognormal(0.0, 0.2, apy.shape)
 
 
 def _missing(times: int, pools: int, generator: np.random.Generator) -> NDArray[np.bool_]:

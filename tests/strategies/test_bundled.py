@@ -17,7 +17,7 @@ from yieldlab.simulate.policy import POLICY, check_value, policies
 from yieldlab.strategy import Strategy, bundled_folder, discover, find
 from yieldlab.testing import check_strategy, corners, tiny_panel
 
-NAMES = ["highest_apy", "signal_file", "steady_carry", "tvl_weighted"]
+NAMES = ["highest_apy", "lstm_top", "risk_adjusted", "signal_file", "steady_carry", "tvl_weighted", "unified"]
 
 
 def bundled(name: str) -> Strategy:

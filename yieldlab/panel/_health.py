@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from yieldlab.panel._forecasts import ForecastOrigin
+
 #: A pool silent for more days than this before the end of the data has left.
 GONE_AFTER_DAYS = 30
 
@@ -41,6 +43,8 @@ class Health:
     #: Pools whose first observation lies in a year, and whose last one does, of those silent since.
     entering: Mapping[str, int] = field(default_factory=dict)
     leaving: Mapping[str, int] = field(default_factory=dict)
+    #: Fields that a model wrote, with the run that each is from.
+    forecasts: Mapping[str, ForecastOrigin] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)

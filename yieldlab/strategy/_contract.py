@@ -14,9 +14,6 @@ from yieldlab.metrics import MEASURES
 from yieldlab.simulate import policy
 from yieldlab.space import Grid
 
-#: Fields that models write; a name in NEEDS may begin so and hold {parameters}.
-MODEL_FIELDS = ("forecast_", "risk_")
-
 #: Columns of a table of results that are no parameter.
 _RESULTS = frozenset({"trial_id", "strategy", "reason", "status", *MEASURES})
 
@@ -71,7 +68,7 @@ def needs(module: types.ModuleType, grid: Grid) -> tuple[str, ...]:
         given = "nothing" if needs is None else repr(needs)
         raise UsageError(f'NEEDS must be a tuple of panel fields, as NEEDS = ("apy",), not {given}')
     for name in needs:
-        if name.startswith(MODEL_FIELDS):
+        if name.startswith(schema.MODEL_FIELDS):  # the rest of the name may hold {parameters}
             _check_placeholders(name, grid)
         elif name not in schema.FIELDS:
             raise UsageError(
@@ -83,7 +80,7 @@ def needs(module: types.ModuleType, grid: Grid) -> tuple[str, ...]:
 
 
 def _check_placeholders(name: str, grid: Grid) -> None:
-    if name in MODEL_FIELDS:
+    if name in schema.MODEL_FIELDS:
         raise UsageError(f"{name!r} in NEEDS names no model, as forecast_lstm or risk_{{model}} would")
     try:
         parts = list(string.Formatter().parse(name))

@@ -1,0 +1,170 @@
+"""What a trained model leaves on disk: its weights and a card beside them that says what they are. No pickle is read.
+
+The card is JSON and holds the SHA-256 of the weights: a file that does not match its card is refused. Both are written
+beside their place and renamed, the weights first, so that a card that is there describes weights that are there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from yieldlab.errors import DataError, did_you_mean
+from yieldlab.forecast.protocol import Model
+from yieldlab.forecast.registry import MODELS, entry, make, released_name
+
+CARD_SCHEMA = 1
+CARD_SUFFIX = ".card.json"
+
+_VERSIONS = ("yieldlab", "numpy", "polars", "torch", "xgboost", "scikit-learn")
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What is known of one trained model: `path` is the card's own file, `fitted` the model's document."""
+
+    path: Path
+    model: str
+    settings: Mapping[str, Any]
+    trained_through: str
+    data: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    created: str
+    versions: Mapping[str, str]
+    weights_file: str | None
+    weights_sha256: str | None
+    fitted: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The file's name without its endings, as `lstm_best`."""
+        return self.path.name.removesuffix(CARD_SUFFIX)
+
+
+def save(
+    model: Model,
+    folder: Path,
+    name: str,
+    *,
+    trained_through: str,
+    data: Mapping[str, object],
+    metrics: Mapping[str, object],
+) -> Card:
+    """Write a fitted model as `name` into `folder`. `trained_through` is a day, `data` says what it learned from."""
+    weights, suffix = model.weights(), entry(model.name).suffix
+    if (weights is None) != (suffix is None):
+        raise ValueError(f"model {model.name} and its entry disagree about a file of its own")
+    file = None if weights is None else f"{name}.{suffix}"
+    document = {
+        "schema_version": CARD_SCHEMA,
+        "model": model.name,
+        "settings": dict(model.settings),
+        "trained_through": trained_through,
+        "data": dict(data),
+        "metrics": dict(metrics),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": _versions(),
+        "weights_file": file,
+        "weights_sha256": None if weights is None else hashlib.sha256(weights).hexdigest(),
+        "fitted": model.document(),
+    }
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    if weights is not None and file is not None:
+        _replace(folder / file, weights)
+    path = folder / f"{name}{CARD_SUFFIX}"
+    _replace(path, text.encode())
+    return read_card(path)
+
+
+def read_card(path: Path) -> Card:
+    """The card in a file. Raises DataError when it is damaged, of a newer schema or no card."""
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"there is no card {path}; `yieldlab models train NAME` writes one") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"the card {path} cannot be read: {error}") from error
+    schema = document.get("schema_version") if isinstance(document, dict) else None
+    if not isinstance(schema, int) or document.get("model") not in MODELS:
+        raise DataError(f"{path} is no card of a model that yieldlab knows")
+    if schema > CARD_SCHEMA:
+        raise DataError(
+            f"the card {path} was written by a newer yieldlab (schema {schema}); this one reads {CARD_SCHEMA}"
+        )
+    names = [name for name in Card.__slots__ if name != "path"]
+    if missing := [name for name in names if name not in document]:
+        raise DataError(f"the card {path} is damaged: {missing[0]} is missing")
+    return Card(path=path, **{name: document[name] for name in names})
+
+
+def load(card: Card) -> Model:
+    """The model that a card describes, ready to forecast.
+
+    Raises DataError when its weights are missing or are not those of the card, UsageError where its package is not
+    installed.
+    """
+    weights = None
+    if card.weights_file is not None:
+        file = card.path.parent / Path(card.weights_file).name
+        try:
+            weights = file.read_bytes()
+        except OSError as error:
+            raise DataError(f"the weights {file} cannot be read: {error.strerror}; train the model again") from error
+        if hashlib.sha256(weights).hexdigest() != card.weights_sha256:
+            raise DataError(f"the file {file} does not match its card {card.path.name}; train the model again")
+    model = make(card.model, dict(card.settings))
+    model.restore(card.fitted, weights)
+    return model
+
+
+def listed(folder: Path) -> list[Card | tuple[Path, str]]:
+    """Every card of a folder by name; of one that cannot be read its path and the reason."""
+    found: list[Card | tuple[Path, str]] = []
+    for path in sorted(folder.glob(f"*{CARD_SUFFIX}")) if folder.is_dir() else []:
+        try:
+            found.append(read_card(path))
+        except DataError as error:
+            found.append((path, str(error)))
+    return found
+
+
+def find(name: str, folder: Path) -> Card:
+    """The card called `name`, or of the released model of that name. Raises DataError with the nearest one."""
+    for stem in (name, released_name(name)):
+        if (folder / f"{stem}{CARD_SUFFIX}").is_file():
+            return read_card(folder / f"{stem}{CARD_SUFFIX}")
+    names = [path.name.removesuffix(CARD_SUFFIX) for path in folder.glob(f"*{CARD_SUFFIX}")]
+    train = f"; `yieldlab models train {name}` makes one" if name in MODELS else did_you_mean(name, names)
+    raise DataError(f"there is no trained model {name!r} in {folder}{train}")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _replace(path: Path, content: bytes) -> None:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

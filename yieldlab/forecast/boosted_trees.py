@@ -1,0 +1,249 @@
+"""How gradient-boosted trees forecast a yield: from a window's last row and a few rows before it, to how far the APY moves.
+
+The trees see the scaled features of the nets, and learn what they learn: the change of the transformed APY until the
+label, in units of its deviation, or with `target="level"` where it will be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import xgboost as xgb
+from numpy.typing import NDArray
+
+from yieldlab.errors import DataError, UsageError, did_you_mean
+from yieldlab.folds import Rows
+from yieldlab.forecast.protocol import EpochDone
+from yieldlab.forecast.scaling import Scaler, YieldTransform
+from yieldlab.forecast.windows import Ints, Singles, Windows
+from yieldlab.space import Value
+
+Floats = NDArray[np.float64]
+
+TARGETS = ("change", "level")
+
+#: Rows before the last one that the trees see too; the window's first is another.
+LAGS = (1, 7, 14)
+
+#: Features whose past tells nothing that today's value does not, as the one-hot's.
+WITHOUT_PAST = ("hour", "day_of_week")
+
+#: Samples that are forecast together: what bounds the memory of a prediction.
+PREDICTED_TOGETHER = 65_536
+
+
+class BoostedTrees:
+    """Regression trees with what they need to read windows and to give yields."""
+
+    def __init__(self, name: str, settings: Mapping[str, Value]) -> None:
+        self.name = name
+        self.settings = dict(settings)
+        self.trained_through = -1
+        self.history: list[EpochDone] = []
+        if settings["target"] not in TARGETS:
+            near = did_you_mean(str(settings["target"]), TARGETS)
+            raise UsageError(f"unknown target {settings['target']!r} of model {name!r}{near}")
+        check_rounds(name, settings)
+
+    def fit(self, windows: Windows, train: Rows, valid: Rows | None) -> Iterator[EpochDone]:
+        """Learn; an event after each tree. The trees kept are the best number on validation, all without."""
+        t, n = windows.samples(train, labelled=True)
+        self._scaler = Scaler.fit(windows, t, n)
+        self._transform = YieldTransform.fit(windows.label[t, n])
+        wanted = self._wanted(windows, t, n)
+        self._centre = float(wanted.mean()) if self.settings["target"] == "level" else 0.0
+        self._spread = float(wanted.std())
+        if not self._spread > 1e-9:
+            raise DataError(
+                f"the APY to forecast never changes on the {t.size:,} training samples, so there is nothing to learn"
+            )
+        scaled = self._scaler.apply(windows)
+        learned = self._matrix(scaled, t, n, windows.lookback, wanted)
+        self.trained_through = int(t.max()) + windows.horizon
+        checked = None
+        if valid is not None:
+            t_valid, n_valid = windows.samples(valid, labelled=True)
+            known = self._scaler.known(windows)[n_valid]
+            t_valid, n_valid = t_valid[known], n_valid[known]
+            if not t_valid.size:
+                raise DataError(
+                    "there is no window with a label on the validation days, so nothing can be stopped by it"
+                )
+            wanted = self._wanted(windows, t_valid, n_valid)
+            checked = self._matrix(scaled, t_valid, n_valid, windows.lookback, wanted)
+            self.trained_through = max(self.trained_through, int(t_valid.max()) + windows.horizon)
+        params = {
+            "objective": "reg:squarederror",
+            "eval_metric": "rmse",
+            "base_score": 0.0,
+            **{key: self.settings[key] for key in ("min_child_weight", "subsample", "colsample_bytree", "reg_lambda")},
+            **shared_params(self.settings),
+        }
+        self._booster, self.history = yield from boost(self.name, self.settings, params, learned, checked)
+
+    def fields(self, windows: Windows, rows: Rows) -> dict[str, Floats]:
+        """Forecast APY of every usable window; none for a pool of a protocol that the training never saw."""
+        t, n = windows.samples(rows, labelled=False)
+        known = self._scaler.known(windows)[n]
+        t, n = t[known], n[known]
+        scaled = self._scaler.apply(windows)
+        result = np.full((rows[1] - rows[0], windows.shape[1]), np.nan)
+        for start in range(0, t.size, PREDICTED_TOGETHER):
+            part = slice(start, start + PREDICTED_TOGETHER)
+            answers = self._booster.predict(self._matrix(scaled, t[part], n[part], windows.lookback))
+            moved = answers.astype(np.float64) * self._spread + self._centre
+            if self.settings["target"] == "change":
+                moved = moved + self._transform.forward(windows.last[t[part], n[part]])
+            result[t[part] - rows[0], n[part]] = self._transform.inverse(moved)
+        return {f"forecast_{self.name}": result}
+
+    @property
+    def best_epoch(self) -> int:
+        """The number of trees kept."""
+        return best_of(self.history)
+
+    def importance(self) -> dict[str, float]:
+        """Mean gain of the splits on each feature that was split on, the largest first."""
+        return gains(self._booster)
+
+    def document(self) -> dict[str, object]:
+        return {
+            "scaler": self._scaler.document(),
+            "transform": {"kind": "asinh", "apy_percent_size": self._transform.size},
+            "target": {"centre": self._centre, "spread": self._spread},
+            "inputs": list(self._inputs(int(str(self.settings["lookback"])))),
+            "history": told(self.history),
+        }
+
+    def weights(self) -> bytes | None:
+        """The trees in XGBoost's own JSON."""
+        return bytes(self._booster.save_raw("json"))
+
+    def restore(self, document: Mapping[str, Any], weights: bytes | None) -> None:
+        try:
+            self._scaler = Scaler.restore(document["scaler"])
+            self._transform = YieldTransform(float(document["transform"]["apy_percent_size"]))
+            self._centre, self._spread = float(document["target"]["centre"]), float(document["target"]["spread"])
+            self.history = untold(document["history"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"the card of model {self.name!r} does not describe boosted trees ({error})") from error
+        self._booster = booster_of(self.name, weights, self._inputs(int(str(self.settings["lookback"]))))
+
+    def _wanted(self, windows: Windows, t: Ints, n: Ints) -> Floats:
+        """What is to be learned, in the transformed space."""
+        level = self._transform.forward(windows.label[t, n])
+        return level - self._transform.forward(windows.last[t, n]) if self.settings["target"] == "change" else level
+
+    def _inputs(self, lookback: int) -> tuple[str, ...]:
+        """Names of the columns that the trees see."""
+        past = [name for name in self._scaler.names if name not in WITHOUT_PAST]
+        return (*self._scaler.all_names, *(f"{name}_{lag}_days_ago" for lag in _lags(lookback) for name in past))
+
+    def _matrix(self, scaled: Singles, t: Ints, n: Ints, lookback: int, wanted: Floats | None = None) -> xgb.DMatrix:
+        past = [i for i, name in enumerate(self._scaler.names) if name not in WITHOUT_PAST]
+        columns = [scaled[n, t], *(scaled[n, t - lag][:, past] for lag in _lags(lookback))]
+        label = None if wanted is None else (wanted - self._centre) / self._spread
+        inputs = list(self._inputs(lookback))
+        return xgb.DMatrix(np.concatenate(columns, axis=1), label, feature_names=inputs, nthread=threads(self.settings))
+
+
+def _lags(lookback: int) -> tuple[int, ...]:
+    """Rows before the last one that lie in the window: those of `LAGS`, and the first row."""
+    return tuple(sorted({lag for lag in (*LAGS, lookback - 1) if 0 < lag < lookback}))
+
+
+# What the risk classes share with the forecasts: how trees are added, kept and read.
+
+
+def boost(
+    name: str,
+    settings: Mapping[str, Value],
+    params: Mapping[str, object],
+    learned: xgb.DMatrix,
+    checked: xgb.DMatrix | None,
+) -> Generator[EpochDone, None, tuple[xgb.Booster, list[EpochDone]]]:
+    """Add trees, an event after each round; returns the booster of the best round, and the events.
+
+    Stops after `early_stopping` rounds that were no better on `checked` (0 = never). Raises UsageError for settings that
+    XGBoost does not take, DataError when the loss is no number.
+    """
+    rounds, patience = int(str(settings["n_estimators"])), int(str(settings["early_stopping"]))
+    watched = [(learned, "train"), *([] if checked is None else [(checked, "valid")])]
+    history: list[EpochDone] = []
+    best = math.inf
+    try:
+        booster = xgb.Booster(dict(params), [matrix for matrix, _ in watched])
+        for number in range(1, rounds + 1):
+            booster.update(learned, number - 1)
+            losses = [float(each.rpartition(":")[2]) for each in booster.eval_set(watched, number - 1).split("\t")[1:]]
+            if not np.isfinite(losses).all():
+                raise DataError(
+                    f"the loss of model {name!r} is not a number after tree {number}; "
+                    f"lower its learning_rate ({settings['learning_rate']})"
+                )
+            better = checked is None or losses[1] < best
+            best = losses[-1] if better else best
+            history.append(EpochDone(number, rounds, losses[0], None if checked is None else losses[1], better))
+            yield history[-1]
+            if patience and number - best_of(history) >= patience:
+                break
+    except xgb.core.XGBoostError as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+        raise UsageError(f"XGBoost does not take the settings of model {name!r}: {reason}") from error
+    return booster[: best_of(history)], history
+
+
+def shared_params(settings: Mapping[str, Value]) -> dict[str, object]:
+    """The parameters of every booster."""
+    chosen: dict[str, object] = {key: settings[key] for key in ("learning_rate", "max_depth", "seed")}
+    # Without a number of threads XGBoost takes all.
+    return chosen | {"tree_method": "hist", "verbosity": 0, "nthread": threads(settings)}
+
+
+def threads(settings: Mapping[str, Value]) -> int:
+    """XGBoost's number of threads: 0 = all of them."""
+    return int(str(settings["threads"]))
+
+
+def check_rounds(name: str, settings: Mapping[str, Value]) -> None:
+    """Raise UsageError for settings with which no tree would be grown."""
+    for key in ("n_estimators", "max_depth"):
+        if int(str(settings[key])) < 1:
+            raise UsageError(f"setting {key} of model {name!r} must be 1 or more, not {settings[key]}")
+
+
+def best_of(history: list[EpochDone]) -> int:
+    """The last round that was the best so far."""
+    return max((each.epoch for each in history if each.best), default=0)
+
+
+def told(history: list[EpochDone]) -> list[list[object]]:
+    """The rounds in JSON's own kinds."""
+    return [[each.epoch, each.epochs, each.train_loss, each.valid_loss, each.best] for each in history]
+
+
+def untold(rows: object) -> list[EpochDone]:
+    """The inverse of `told`."""
+    return [EpochDone(*row) for row in rows]  # type: ignore[attr-defined]  # whoever calls catches TypeError
+
+
+def gains(booster: xgb.Booster) -> dict[str, float]:
+    """Feature -> mean gain of its splits, the largest first."""
+    found = {name: float(gain) for name, gain in booster.get_score(importance_type="gain").items()}
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+def booster_of(name: str, weights: bytes | None, inputs: tuple[str, ...]) -> xgb.Booster:
+    """The booster in a file. Raises DataError when it is none, or reads other inputs."""
+    booster = xgb.Booster()
+    try:
+        booster.load_model(bytearray(weights or b""))
+        read = tuple(booster.feature_names or ())
+    except (xgb.core.XGBoostError, TypeError, ValueError) as error:
+        raise DataError(f"the trees of model {name!r} cannot be read; they are not XGBoost's JSON") from error
+    if read != inputs:
+        raise DataError(f"the trees of model {name!r} are not those of its card: they read other features")
+    return booster

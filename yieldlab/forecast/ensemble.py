@@ -1,0 +1,231 @@
+"""What do the forecasts of several models say together, with weights that no forecast day had a part in?
+
+The members are finished walk-forwards on the same folds and panel: their rows are read, no model is run. Per fold the
+weights come from the members' forecasts of the validation rows, on the cells that all of them have, and the truth there.
+With `inverse_error` they are proportional to 1 / MSE, where errors are those of `asinh(APY / c)` and c is the median
+size of the truth: one pool with an APY of 10,000 % does not decide alone. With `mean` all are the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from yieldlab.errors import DataError, UsageError, did_you_mean
+from yieldlab.folds import Fold, Rows, check_purge, inner
+from yieldlab.forecast.fold_runs import (
+    TEST,
+    VALIDATION,
+    Computed,
+    Event,
+    FoldPlan,
+    Job,
+    Stop,
+    carry_out,
+    finished_runs,
+    forecast_rows,
+)
+from yieldlab.forecast.protocol import EpochDone
+from yieldlab.forecast.registry import ENSEMBLE, FORECASTERS
+from yieldlab.forecast.scaling import YieldTransform
+from yieldlab.forecast.walk_forward import VALIDATION_SHARE
+from yieldlab.panel import Panel
+from yieldlab.runs import RunFolder
+from yieldlab.store import Store
+from yieldlab.units import MICROSECONDS_PER_DAY
+
+__all__ = ["HOW", "Weights", "walk_forward_ensemble", "weights_of"]
+
+Floats = NDArray[np.float64]
+
+HOW = ("inverse_error", "mean")
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Member -> weight, which add up to 1, and the validation cells that they rest on (0 for `mean`)."""
+
+    values: Mapping[str, float]
+    cells: int
+
+    @classmethod
+    def fit(cls, predictions: Mapping[str, Floats], truth: Floats, how: str = "inverse_error") -> Self:
+        """From each member's (T, N) forecasts and what came true, fractions, NaN = none.
+
+        Members without any error share all the weight. Raises DataError when no cell has the truth and a forecast of
+        every member, UsageError for an unknown `how`.
+        """
+        if how not in HOW:
+            raise UsageError(f"unknown way to weigh {how!r}{did_you_mean(how, HOW)}")
+        if how == "mean":
+            return cls({name: 1.0 / len(predictions) for name in predictions}, 0)
+        common = ~np.isnan(truth) & ~np.isnan(np.stack(list(predictions.values()))).any(axis=0)
+        if not common.any():
+            raise DataError(
+                f"no validation day has the truth and a forecast of each of {', '.join(predictions)}, so they cannot "
+                "be weighed; leave one out, or combine them by their mean"
+            )
+        transform = YieldTransform.fit(truth[common])
+        wanted = transform.forward(truth[common])
+        errors = {
+            name: float(np.mean((transform.forward(values[common]) - wanted) ** 2))
+            for name, values in predictions.items()
+        }
+        least = min(errors.values())
+        shares = {name: least / error if error else 1.0 for name, error in errors.items()}
+        total = sum(shares.values())
+        return cls({name: share / total for name, share in shares.items()}, int(common.sum()))
+
+    def combine(self, predictions: Mapping[str, Floats]) -> tuple[Floats, int]:
+        """The weighted mean, and how many cells lack a member's forecast: there the weights of those present are
+        scaled up to 1. NaN where none with a weight has one."""
+        values = np.stack([predictions[name] for name in self.values])
+        weights = np.array(list(self.values.values()))[:, None, None]
+        present = ~np.isnan(values)
+        whole = np.sum(weights * present, axis=0)
+        weighed = np.sum(np.where(present, weights * np.nan_to_num(values), 0.0), axis=0)
+        combined = np.full(whole.shape, np.nan)
+        np.divide(weighed, whole, out=combined, where=whole > 0.0)
+        return combined, int(np.count_nonzero(present.any(axis=0) & ~present.all(axis=0)))
+
+
+def walk_forward_ensemble(
+    panel: Panel,
+    members: Sequence[str],
+    how: str = "inverse_error",
+    *,
+    horizon: int = 7,
+    folds: FoldPlan | None = None,
+    store: Store | None,
+    root: Path,
+    cutoff: datetime | None = None,
+    argv: Sequence[str] = (),
+    stop: Stop | None = None,
+    fresh: bool = False,
+) -> Iterator[Event]:
+    """Combine the latest finished walk-forwards of the members under `root` into a run of its own.
+
+    `trained_through` of a fold is the latest of its members', and of the truth that weighed them. A member that failed
+    in a fold is left out there. Raises UsageError for members or a way to weigh that cannot be, and DataError naming
+    the command to run for one that has no finished walk-forward with these folds on this panel.
+    """
+    plan = folds or FoldPlan()
+    if how not in HOW:
+        raise UsageError(f"unknown way to weigh {how!r}{did_you_mean(how, HOW)}")
+    for name in members:
+        if name not in FORECASTERS:
+            raise UsageError(f"{name!r} cannot be a member of an ensemble{did_you_mean(name, FORECASTERS)}")
+    if len(set(members)) < 2 or len(set(members)) < len(members):
+        raise UsageError(f"an ensemble has two or more different members, not {', '.join(members) or 'none'}")
+    check_purge(plan.purge, horizon)
+    steps = plan.folds(panel.shape[0])
+    found = _finished(panel, members, plan, horizon, root)
+    config = {
+        "model": ENSEMBLE,
+        "settings": {"how": how, "members": list(members), "horizon": horizon},
+        "folds": asdict(plan),
+        "horizon": horizon,
+        "validation_share": VALIDATION_SHARE,
+        "max_stale_days": panel.max_stale_days,
+        "members": {name: folder.id for name, folder in found.items()},
+    }
+    chunks = {name: folder.chunks() for name, folder in found.items()}
+    truth = np.full(panel.shape, np.nan)
+    truth[:-horizon] = panel.raw("apy")[horizon:]
+
+    def compute(fold: Fold) -> Generator[EpochDone, None, Computed]:
+        yield from ()
+        parts = {name: pl.read_parquet(there[fold.number]) for name, there in chunks.items() if fold.number in there}
+        if not parts:
+            raise DataError(f"every member of the ensemble failed in fold {fold.number}")
+        return _combined(panel, fold, parts, how, plan.purge, truth, horizon, lost=len(members) - len(parts))
+
+    job = Job(ENSEMBLE, panel, config, steps, compute)
+    yield from carry_out(job, store=store, root=root, cutoff=cutoff, argv=argv, stop=stop, fresh=fresh)
+
+
+def weights_of(folder: RunFolder) -> pl.DataFrame:
+    """fold, member, weight, cells (validation cells weighed on) and lacking (forecasts made without all members) of an
+    ensemble's run."""
+    rows = []
+    for number, path in sorted(folder.chunks().items()):
+        for note in folder.chunk_signals(path):
+            told = json.loads(note)
+            rows += [(number, name, weight, told["cells"], told["lacking"]) for name, weight in told["weights"].items()]
+    columns = {"fold": pl.Int64, "member": pl.String, "weight": pl.Float64, "cells": pl.Int64, "lacking": pl.Int64}
+    return pl.DataFrame(rows, schema=columns, orient="row")
+
+
+def _combined(
+    panel: Panel,
+    fold: Fold,
+    parts: Mapping[str, pl.DataFrame],
+    how: str,
+    purge: int,
+    truth: Floats,
+    horizon: int,
+    *,
+    lost: int,
+) -> Computed:
+    _, valid = inner(fold.train, VALIDATION_SHARE, purge=purge)
+    checked = {name: _dense(panel, rows, name, VALIDATION, valid) for name, rows in parts.items()}
+    wanted = truth[valid[0] : valid[1]]
+    weights = Weights.fit(checked, wanted, how)
+    unseen = {name: _dense(panel, rows, name, TEST, fold.predict) for name, rows in parts.items()}
+    combined, lacking = weights.combine(unseen)
+    if lost:  # a member that has no forecast in the whole fold is lacking in every cell
+        lacking = int(np.count_nonzero(~np.isnan(combined)))
+    through = max(_through(panel, rows) for rows in parts.values())
+    if weights.cells:
+        known = np.flatnonzero(~np.isnan(wanted).all(axis=1))
+        through = max(through, valid[0] + int(known[-1]) + horizon)
+    note = json.dumps({"weights": dict(weights.values), "cells": weights.cells, "lacking": lacking})
+    rows = forecast_rows(panel, fold, TEST, fold.predict[0], {f"forecast_{ENSEMBLE}": combined}, through)
+    return rows, (note,)
+
+
+def _finished(panel: Panel, members: Sequence[str], plan: FoldPlan, horizon: int, root: Path) -> dict[str, RunFolder]:
+    """The latest finished run of each member that may be combined."""
+    digest, wanted = panel.digest(), set(members)
+    alike = {"folds": asdict(plan), "horizon": horizon, "max_stale_days": panel.max_stale_days}
+    found: dict[str, RunFolder] = {}
+    for folder, manifest in finished_runs(root):
+        name = str(manifest.config.get("model"))
+        same = all(manifest.config.get(key) == value for key, value in alike.items())
+        if name in wanted and name not in found and same and manifest.panel_digest == digest:
+            found[name] = folder
+    for name in members:
+        if name not in found:
+            raise DataError(
+                f"the ensemble has no finished walk-forward of {name!r} with the same folds on this data; "
+                f"`yieldlab models walk-forward {name}` makes one"
+            )
+    return {name: found[name] for name in members}
+
+
+def _dense(panel: Panel, rows: pl.DataFrame, name: str, part: str, between: Rows) -> Floats:
+    """(rows, N) forecasts of a member in one part of a fold."""
+    chosen = rows.filter((pl.col("part") == part) & (pl.col("field") == f"forecast_{name}"))
+    values = np.full((between[1] - between[0], panel.shape[1]), np.nan)
+    place = {pool: n for n, pool in enumerate(panel.pool_ids)}
+    t = np.searchsorted(panel.times, chosen["valid_at"].dt.replace_time_zone(None).to_numpy())
+    n = [place[pool] for pool in chosen["pool_id"]]
+    values[t - between[0], n] = chosen["prediction"].to_numpy()
+    return values
+
+
+def _through(panel: Panel, rows: pl.DataFrame) -> int:
+    """The last row that what made these forecasts had seen, -1 = none."""
+    latest = rows["trained_through"].dt.timestamp("us").max()
+    if not isinstance(latest, int):
+        return -1
+    days = (latest - int(panel.times[0].astype("int64"))) // MICROSECONDS_PER_DAY
+    return int(days)

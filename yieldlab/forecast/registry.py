@@ -1,0 +1,181 @@
+"""Which models there are, which settings each takes, and how one is made. Nothing heavy is imported to ask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+
+from yieldlab.errors import UsageError, did_you_mean
+from yieldlab.forecast.protocol import Model
+from yieldlab.forecast.windows import Windows
+from yieldlab.panel import Panel
+from yieldlab.space import Value, alike
+
+RISK = "risk"
+ENSEMBLE = "ensemble"
+
+_WINDOW: Mapping[str, Value] = {"horizon": 7, "lookback": 30, "features": "study"}
+_NET: Mapping[str, Value] = {
+    **_WINDOW,
+    "epochs": 20,
+    "batch": 128,
+    "learning_rate": 1e-3,
+    "weight_decay": 1e-4,
+    "dropout": 0.3,
+    "loss": "huber",
+    "target": "change",
+    "patience": 4,
+    "stride": 1,
+    "device": "auto",
+    "threads": 0,
+    "seed": 0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model: where it lives, every setting with its default, what it is in one line, and what it needs."""
+
+    module: str
+    maker: str
+    settings: Mapping[str, Value]
+    meaning: str
+    #: "" = nothing beyond the core, else the package of the extra `ml`.
+    needs: str = ""
+    #: What its own file is called after a dot, None where the card holds all of it.
+    suffix: str | None = None
+
+
+MODELS: Mapping[str, Entry] = {
+    "persistence": Entry("baselines", "Persistence", _WINDOW, "today's APY stays"),
+    "ewma": Entry("baselines", "Ewma", {**_WINDOW, "halflife": 7.0}, "exponentially weighted mean of the APY so far"),
+    "pool_mean": Entry("baselines", "PoolMean", _WINDOW, "each pool's mean APY on the training days"),
+    "ar": Entry(
+        "baselines", "AutoRegression", {**_WINDOW, "lags": 7, "ridge": 1e-3}, "a linear autoregression per pool"
+    ),
+    "lstm": Entry(
+        "training",
+        "NetForecaster",
+        {**_NET, "hidden": 128, "hidden_last": 64, "heads": 4, "bidirectional": False},
+        "two LSTM layers, one more, self-attention (273,217 parameters on 16 features)",
+        "torch",
+        "pth",
+    ),
+    "gru": Entry(
+        "training",
+        "NetForecaster",
+        {**_NET, "hidden": 152, "hidden_last": 72, "heads": 4, "bidirectional": False},
+        "the same with gated recurrent units",
+        "torch",
+        "pth",
+    ),
+    "transformer": Entry(
+        "training",
+        "NetForecaster",
+        {**_NET, "width": 96, "layers": 2, "heads": 4, "dropout": 0.1},
+        "a Transformer encoder of like size",
+        "torch",
+        "pth",
+    ),
+    "xgboost": Entry(
+        "boosted_trees",
+        "BoostedTrees",
+        {
+            **_WINDOW,
+            "target": "change",
+            "n_estimators": 400,
+            "learning_rate": 0.05,
+            "max_depth": 5,
+            "min_child_weight": 5.0,
+            "subsample": 0.8,
+            "colsample_bytree": 0.8,
+            "reg_lambda": 1.0,
+            "early_stopping": 30,
+            "threads": 0,
+            "seed": 0,
+        },
+        "gradient-boosted trees on the window's last row and lags",
+        "xgboost",
+        "json",
+    ),
+    RISK: Entry(
+        "risk",
+        "RiskClassifier",
+        {
+            "horizon": 30,
+            "lookback": 30,
+            "features": "study",
+            "tvl_fall_high": 0.5,
+            "apy_fall_high": 0.8,
+            "tvl_fall_medium": 0.2,
+            "deviation_quantile": 0.8,
+            "n_estimators": 300,
+            "learning_rate": 0.05,
+            "max_depth": 4,
+            "early_stopping": 30,
+            "threads": 0,
+            "seed": 0,
+        },
+        "classes of risk: low, medium, high, by what happened in the 30 days after",
+        "xgboost",
+        "json",
+    ),
+}
+
+#: Models that forecast a yield; the ensemble is made of their forecasts and is no entry of its own.
+FORECASTERS = tuple(name for name in MODELS if name != RISK)
+
+
+def entry(name: str) -> Entry:
+    """The model of this name. Raises UsageError with the nearest one."""
+    if name not in MODELS:
+        raise UsageError(f"unknown model {name!r}{did_you_mean(name, [*MODELS, ENSEMBLE])}")
+    return MODELS[name]
+
+
+def settings_of(name: str, given: Mapping[str, Value] | None = None) -> dict[str, Value]:
+    """Every setting of the model: what is given, else its default. Raises UsageError for an unknown one, a wrong kind
+    or a number below zero."""
+    known = entry(name).settings
+    settings = dict(known)
+    for key, value in (given or {}).items():
+        if key not in known:
+            raise UsageError(f"model {name!r} has no setting {key!r}{did_you_mean(key, known)}")
+        settings[key] = alike(key, value, known[key])
+    for key, value in settings.items():
+        if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
+            raise UsageError(f"setting {key} of model {name!r} must not be below 0, and is {value}")
+    return settings
+
+
+def make(name: str, given: Mapping[str, Value] | None = None) -> Model:
+    """A fresh model. Raises UsageError for a name or setting that does not exist, and where the package it needs is not
+    installed."""
+    found, settings = entry(name), settings_of(name, given)
+    try:
+        maker = getattr(import_module(f"yieldlab.forecast.{found.module}"), found.maker)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "yieldlab":
+            raise
+        raise UsageError(
+            f"model {name!r} needs the package {error.name.split('.')[0]}, which is not installed; "
+            'get it with: pip install "yieldlab[ml]"'
+        ) from None
+    model: Model = maker(name, settings)
+    return model
+
+
+def released_name(name: str) -> str:
+    """What the files of the model to use are called; those of the best state on validation are `<name>_best`."""
+    return f"{name}_classifier" if name == RISK else f"{name}_yield_predictor"
+
+
+def windows_of(panel: Panel, settings: Mapping[str, Value]) -> Windows:
+    """The samples that a model of these settings learns from."""
+    return Windows.of(
+        panel,
+        feature_set=str(settings["features"]),
+        lookback=int(str(settings["lookback"])),
+        horizon=int(str(settings["horizon"])),
+    )

@@ -1,0 +1,158 @@
+"""In which scale a model sees numbers: what is fitted on training samples only and kept in the model's card.
+
+Yields are heavy-tailed: an APY of 100,000 % lies among those of 5 %. They go through `asinh(x / c)`, linear for small
+yields and logarithmic for large ones, with `c` the median size on the training rows, and are inverted on the way out.
+Then every feature is centred and divided by its deviation; one that is constant has the scale 1. What is missing is 0
+afterwards, the mean of the training rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yieldlab.errors import DataError
+from yieldlab.features.sets import REFERENCE_PROTOCOLS
+from yieldlab.forecast.windows import Ints, Singles, Windows
+from yieldlab.units import from_percent, to_percent
+
+Floats = NDArray[np.float64]
+
+#: Features in units of a yield, or ratios as heavy-tailed as one; the others are taken as they are.
+HEAVY = (
+    "apy_percent volatility_24h apy_ma_7d apy_ma_30d apy_std_7d tvl_trend_7d volume_tvl_ratio apy_momentum "
+    "apy_base_percent apy_reward_percent apy_lag_1d apy_lag_7d apy_lag_14d"
+).split()
+
+#: The least `c`, so that a pool which pays nothing at all does not make it zero.
+LEAST_SIZE = 1e-6
+
+#: Features beyond the study's that are left out where the training rows have none of their values.
+_OPTIONAL_AFTER = 13
+
+
+@dataclass(frozen=True, slots=True)
+class YieldTransform:
+    """`asinh(apy_percent / size)` and back."""
+
+    size: float
+
+    @classmethod
+    def fit(cls, apy: Floats) -> Self:
+        """From training APY (fractions, any shape, NaN left out)."""
+        present = np.abs(to_percent(apy[~np.isnan(apy)]))
+        return cls(max(float(np.median(present)) if present.size else 1.0, LEAST_SIZE))
+
+    def forward(self, apy: Floats) -> Floats:
+        """Fractions in, transformed numbers out; NaN stays NaN."""
+        moved: Floats = np.arcsinh(to_percent(apy) / self.size)
+        return moved
+
+    def inverse(self, moved: Floats) -> Floats:
+        """The inverse of `forward`."""
+        apy: Floats = from_percent(np.sinh(moved) * self.size)
+        return apy
+
+
+@dataclass(frozen=True, slots=True)
+class Scaler:
+    """Names, sizes (0 = not transformed), means and scales of the features, and the protocols of the one-hot."""
+
+    names: tuple[str, ...]
+    protocols: tuple[str, ...]
+    sizes: tuple[float, ...]
+    means: tuple[float, ...]
+    scales: tuple[float, ...]
+
+    @property
+    def width(self) -> int:
+        """Features with the one-hot."""
+        return len(self.names) + len(self.protocols)
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Features, then the one-hot."""
+        return (*self.names, *(f"protocol_{name}" for name in self.protocols))
+
+    @classmethod
+    def fit(cls, windows: Windows, t: Ints, n: Ints) -> Self:
+        """From the last row of each training window: neighbouring windows share the others.
+
+        Raises DataError when a feature of the study's set has no value there, or there is no sample.
+        """
+        if not t.size:
+            raise DataError(
+                f"there is no window of {windows.lookback} days with an APY {windows.horizon} days later to learn "
+                "from; the history is too short or too full of gaps"
+            )
+        rows = windows.block.values[n, t].astype(np.float64)
+        missing = np.isnan(rows).all(axis=0)
+        for name in np.array(windows.block.names)[missing][:1] if missing[:_OPTIONAL_AFTER].any() else ():
+            raise DataError(f"the feature {name} has no value on any of the {t.size:,} training samples")
+        kept = np.flatnonzero(~missing)
+        names = tuple(windows.block.names[i] for i in kept)
+        sizes, means, scales = [], [], []
+        for i, name in zip(kept, names, strict=True):
+            column = rows[:, i]
+            column = column[~np.isnan(column)]
+            size = 0.0
+            if name in HEAVY:
+                size = max(float(np.median(np.abs(column))), LEAST_SIZE)
+                column = np.arcsinh(column / size)
+            spread = float(column.std())
+            sizes.append(size)
+            means.append(float(column.mean()))
+            scales.append(spread if spread > 1e-9 else 1.0)
+        seen = {windows.block.protocols[i] for i in np.unique(n)}
+        protocols = (*REFERENCE_PROTOCOLS, *sorted(seen - set(REFERENCE_PROTOCOLS)))
+        return cls(names, protocols, tuple(sizes), tuple(means), tuple(scales))
+
+    def known(self, windows: Windows) -> NDArray[np.bool_]:
+        """(N,) whether the model has a column for the pool's protocol."""
+        return np.array([protocol in self.protocols for protocol in windows.block.protocols], dtype=bool)
+
+    def apply(self, windows: Windows) -> Singles:
+        """(N, T, width) scaled features, contiguous; what is missing is 0.
+
+        Raises DataError when the windows lack a feature that the scaler was fitted with.
+        """
+        available = {name: i for i, name in enumerate(windows.block.names)}
+        lacking = [name for name in self.names if name not in available]
+        if lacking:
+            raise DataError(f"the model was trained with the feature {lacking[0]}, which this panel does not have")
+        pools, times, _ = windows.block.values.shape
+        scaled = np.zeros((pools, times, self.width), dtype=np.float32)
+        for place, (name, size, mean, scale) in enumerate(
+            zip(self.names, self.sizes, self.means, self.scales, strict=True)
+        ):
+            column = windows.block.values[:, :, available[name]]
+            if size:
+                column = np.arcsinh(column / np.float32(size))
+            scaled[:, :, place] = (column - np.float32(mean)) / np.float32(scale)
+        np.nan_to_num(scaled, copy=False)
+        for place, protocol in enumerate(self.protocols, start=len(self.names)):
+            scaled[[name == protocol for name in windows.block.protocols], :, place] = 1.0
+        return scaled
+
+    def document(self) -> dict[str, object]:
+        """The scaler in JSON's own kinds."""
+        return {name: list(getattr(self, name)) for name in self.__slots__}
+
+    @classmethod
+    def restore(cls, document: Mapping[str, Sequence[object]]) -> Self:
+        """The scaler of `document()`. Raises DataError when it is none."""
+        try:
+            found = {name: tuple(document[name]) for name in cls.__slots__}
+            numbers = (found["sizes"], found["means"], found["scales"])
+            sound = all(
+                len(each) == len(found["names"]) and np.isfinite(np.array(each, float)).all() for each in numbers
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"the model's card has no usable scaler ({error})") from error
+        if not sound:
+            raise DataError("the model's card has no usable scaler: its names, means and scales do not fit together")
+        return cls(**found)  # type: ignore[arg-type]  # checked above

@@ -1,0 +1,167 @@
+"""How one model is trained for use: a split by date, the best state on validation, its test, and a refit to release.
+
+The days are split across all pools at once, so that no pool's future is another's past: 80 % to learn from, 10 % to
+stop by, 10 % to test on, each purged so that no label reaches into the next part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from yieldlab.errors import DataError
+from yieldlab.folds import Rows, Split, chronological
+from yieldlab.forecast.artifacts import Card, find, save
+from yieldlab.forecast.evaluate import Evaluation, compare
+from yieldlab.forecast.protocol import EpochDone, Model
+from yieldlab.forecast.registry import RISK, make, released_name, settings_of, windows_of
+from yieldlab.forecast.windows import Windows
+from yieldlab.panel import Panel
+from yieldlab.space import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What is being fitted now, and on how many samples."""
+
+    what: str
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trained:
+    """The cards of the best state on validation and of the model to use, and the test of the former (None for the
+    classifier, whose report is in its card)."""
+
+    best: Card
+    released: Card
+    test: Evaluation | None
+    history: tuple[EpochDone, ...]
+
+
+def day_of(panel: Panel, row: int) -> str:
+    """The day of a row, as cards write it."""
+    return str(panel.times[row].astype("datetime64[D]"))
+
+
+def reusable(name: str, given: Mapping[str, Value], panel: Panel, folder: Path) -> Card | None:
+    """The released model, when it was trained with these settings on this very panel."""
+    try:
+        card = find(released_name(name), folder)
+    except DataError:
+        return None
+    same = card.data.get("asked") == settings_of(name, given) and card.data.get("digest") == panel.digest()
+    return card if same and card.model == name else None
+
+
+def train(panel: Panel, name: str, given: Mapping[str, Value], *, folder: Path) -> Iterator[Stage | EpochDone | Trained]:
+    """Train, test, refit and save; the last event is `Trained`. Nothing is written before all of it has succeeded.
+
+    Raises DataError when the history is too short for the split, or learning fails.
+    """
+    settings = settings_of(name, given)
+    windows = windows_of(panel, settings)
+    t, _ = windows.samples((0, panel.shape[0]), labelled=True)
+    if not t.size:
+        raise DataError(
+            f"no window of {windows.lookback} days has an APY {windows.horizon} days later; model {name!r} has nothing "
+            "to learn from"
+        )
+    # The label of the last day that a part may use lies `horizon` days on: the test part needs no purge after it.
+    split = chronological(panel.shape[0], purge=windows.horizon, begin=int(t[0]))
+    best = make(name, settings)
+    yield Stage("learning", windows.samples(split.train, labelled=True)[0].size)
+    yield from best.fit(windows, split.train, split.valid)
+    history = tuple(getattr(best, "history", ()))
+    metrics, test = _tested(best, windows, split)
+    released = best
+    if name != RISK:  # the classifier's calibration needs the validation days to stay unlearned
+        through = (split.train[0], split.valid[1])
+        released = make(name, best.refit_settings())
+        yield Stage("refitting through the validation days", windows.samples(through, labelled=True)[0].size)
+        yield from released.fit(windows, through, None)
+    data: dict[str, object] = {
+        "digest": panel.digest(),
+        "asked": settings,
+        "first": day_of(panel, 0),
+        "last": day_of(panel, panel.shape[0] - 1),
+        "split": {part: _days(panel, getattr(split, part)) for part in ("train", "valid", "test")},
+    }
+    cards = [
+        save(
+            model,
+            folder,
+            stem,
+            trained_through=day_of(panel, model.trained_through) if model.trained_through >= 0 else "",
+            data=data,
+            metrics=metrics,
+        )
+        for model, stem in ((best, f"{name}_best"), (released, released_name(name)))
+    ]
+    yield Trained(cards[0], cards[1], test, history)
+
+
+def forecast_today(panel: Panel, model: Model, *, trained_through: str) -> pl.DataFrame:
+    """One row per pool: pool_id, protocol, day (the panel's last), the model's fields (fractions; null = none),
+    `for_day`, and `reason` where there is no forecast.
+
+    Raises DataError when no pool has one, or the model has seen the panel's last day.
+    """
+    windows = windows_of(panel, model.settings)
+    last = panel.shape[0] - 1
+    day = panel.times[last].astype("datetime64[D]").item()
+    if trained_through and trained_through >= day.isoformat():
+        raise DataError(
+            f"the model was trained on values of {trained_through}, and the data ends on {day}; a forecast of it would "
+            "be none"
+        )
+    made = model.fields(windows, (last, last + 1))
+    values = {field: array[0] for field, array in made.items()}
+    lacking = np.isnan(next(iter(values.values())))
+    usable = windows.usable[last]
+    protocols = windows.block.protocols
+    if usable.any() and lacking[usable].all():
+        names = ", ".join(sorted({protocols[i] for i in np.flatnonzero(usable)}))
+        raise DataError(f"the model saw none of this panel's protocols in training: {names}; train it on this data")
+    if lacking.all():
+        raise DataError(
+            f"no pool has the {windows.lookback} days of history up to {day} that a forecast needs; "
+            "bring newer data in, or choose an earlier day with --as-of"
+        )
+    reasons = [
+        None if not lacking[i] else "protocol not in training" if usable[i] else "too little history or no APY now"
+        for i in range(lacking.size)
+    ]
+    return pl.DataFrame(
+        [
+            pl.Series("pool_id", panel.pool_ids, dtype=pl.String),
+            pl.Series("protocol", list(protocols), dtype=pl.String),
+            pl.Series("day", [day] * lacking.size, dtype=pl.Date),
+            *(pl.Series(field, array).fill_nan(None) for field, array in values.items()),
+            pl.Series("apy_now", windows.last[last]).fill_nan(None),
+            pl.Series("for_day", [day + timedelta(days=windows.horizon)] * lacking.size, dtype=pl.Date),
+            pl.Series("reason", reasons, dtype=pl.String),
+        ]
+    )
+
+
+def _tested(model: Model, windows: Windows, split: Split) -> tuple[dict[str, object], Evaluation | None]:
+    """What the test days say of the best state: its measures as the card keeps them."""
+    if model.name == RISK:
+        report = getattr(model, "report")(windows, split.test)  # noqa: B009  # only the classifier has one
+        return {"test": report}, None
+    forecast = np.full(windows.shape, np.nan)
+    begin, end = split.test
+    forecast[begin:end] = model.fields(windows, split.test)[f"forecast_{model.name}"]
+    test = compare(windows.panel, {model.name: forecast}, horizon=windows.horizon)
+    row = next(row for row in test.overall.to_dicts() if row["model"] == model.name)
+    return {"test": row}, test
+
+
+def _days(panel: Panel, rows: Rows) -> list[str]:
+    return [day_of(panel, rows[0]), day_of(panel, rows[1] - 1)]

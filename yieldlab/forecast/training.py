@@ -1,0 +1,256 @@
+"""How a net learns from windows and forecasts: batches gathered from one block, early stopping, the best state kept.
+
+A net gives a number in units of the target's deviation: with `target="change"` how far the transformed APY moves until
+the label, so that a net which knows nothing says that today's yield stays; with "level" where it will be.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from yieldlab.errors import DataError, UsageError, did_you_mean
+from yieldlab.folds import Rows
+from yieldlab.forecast.encoders import GruEncoder, TransformerEncoder
+from yieldlab.forecast.lstm import YieldForecaster
+from yieldlab.forecast.protocol import EpochDone
+from yieldlab.forecast.scaling import Scaler, YieldTransform
+from yieldlab.forecast.windows import Ints, Windows
+from yieldlab.space import Value
+
+Floats = NDArray[np.float64]
+
+LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "huber": nn.functional.huber_loss,
+    "mse": nn.functional.mse_loss,
+}
+TARGETS = ("change", "level")
+
+#: Windows that are forecast together: what bounds the memory of a prediction.
+PREDICTED_TOGETHER = 4_096
+
+
+class NetForecaster:
+    """A net with what it needs to read windows and to give yields."""
+
+    def __init__(self, name: str, settings: Mapping[str, Value]) -> None:
+        self.name = name
+        self.settings = dict(settings)
+        self.trained_through = -1
+        self.history: list[EpochDone] = []
+        self._device = _device(str(settings["device"]))
+        for key, known in (("loss", LOSSES), ("target", TARGETS)):
+            if settings[key] not in known:
+                raise UsageError(
+                    f"unknown {key} {settings[key]!r} of model {name!r}{did_you_mean(str(settings[key]), known)}"
+                )
+        for key in ("epochs", "batch", "stride"):
+            if self._whole(key) < 1:
+                raise UsageError(f"setting {key} of model {name!r} must be 1 or more, not {settings[key]}")
+
+    # -- learning -----------------------------------------------------------------------------------------------
+
+    def fit(self, windows: Windows, train: Rows, valid: Rows | None) -> Iterator[EpochDone]:
+        """Learn; an event after each epoch. The state kept is the best on validation, the last one without."""
+        if threads := self._whole("threads"):
+            torch.set_num_threads(threads)
+        t, n = windows.samples(train, labelled=True)
+        thinned = t % self._whole("stride") == 0
+        t, n = t[thinned], n[thinned]
+        self._scaler = Scaler.fit(windows, t, n)
+        self._transform = YieldTransform.fit(windows.label[t, n])
+        wanted = self._wanted(windows, t, n)
+        self._centre = float(wanted.mean()) if self.settings["target"] == "level" else 0.0
+        self._spread = float(wanted.std())
+        if not self._spread > 1e-9:
+            raise DataError(
+                f"the APY to forecast never changes on the {t.size:,} training samples, so there is nothing to learn"
+            )
+        self.trained_through = int(t.max()) + windows.horizon
+        self._net = self._made(int(str(self.settings["seed"])))
+        gather = self._gather(windows)
+        learned = gather(t, n), self._target(wanted)
+        checked: tuple[Tensor, Tensor] | None = None
+        if valid is not None:
+            t_valid, n_valid = windows.samples(valid, labelled=True)
+            known = self._scaler.known(windows)[n_valid]
+            t_valid, n_valid = t_valid[known], n_valid[known]
+            if not t_valid.size:
+                raise DataError(
+                    "there is no window with a label on the validation days, so nothing can be stopped by it"
+                )
+            checked = gather(t_valid, n_valid), self._target(self._wanted(windows, t_valid, n_valid))
+            self.trained_through = max(self.trained_through, int(t_valid.max()) + windows.horizon)
+        yield from self._epochs(learned, checked)
+
+    def _epochs(self, learned: tuple[Tensor, Tensor], checked: tuple[Tensor, Tensor] | None) -> Iterator[EpochDone]:
+        place, wanted = learned
+        epochs, batch = self._whole("epochs"), self._whole("batch")
+        loss_of = LOSSES[str(self.settings["loss"])]
+        optimizer = torch.optim.AdamW(
+            self._net.parameters(),
+            lr=float(str(self.settings["learning_rate"])),
+            weight_decay=float(str(self.settings["weight_decay"])),
+        )
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=1)
+        shuffle = torch.Generator().manual_seed(int(str(self.settings["seed"])))
+        best, best_state, waited = math.inf, None, 0
+        self.history = []
+        for epoch in range(1, epochs + 1):
+            self._net.train()
+            total = torch.zeros((), device=self._device)
+            for chosen in torch.split(torch.randperm(wanted.shape[0], generator=shuffle), batch):
+                optimizer.zero_grad(set_to_none=True)
+                with self._mixed():
+                    loss = loss_of(self._net(self._windows(place[chosen])), wanted[chosen])
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(self._net.parameters(), 1.0)
+                optimizer.step()
+                total += loss.detach() * chosen.shape[0]
+            train_loss = float(total) / wanted.shape[0]
+            valid_loss = None if checked is None else float(loss_of(self._answers(checked[0]), checked[1]))
+            told = train_loss if valid_loss is None else valid_loss
+            if not math.isfinite(train_loss) or not math.isfinite(told):
+                raise DataError(
+                    f"the loss of model {self.name!r} is not a number after epoch {epoch}; "
+                    f"lower its learning_rate ({self.settings['learning_rate']})"
+                )
+            schedule.step(told)
+            better = valid_loss is None or valid_loss < best
+            if better:
+                best, waited = told, 0
+                best_state = {name: value.detach().clone() for name, value in self._net.state_dict().items()}
+            else:
+                waited += 1
+            self.history.append(EpochDone(epoch, epochs, train_loss, valid_loss, better))
+            yield self.history[-1]
+            if waited > self._whole("patience"):
+                break
+        if best_state is not None:
+            self._net.load_state_dict(best_state)
+
+    def refit_settings(self) -> dict[str, Value]:
+        """As many epochs as led to the state that was kept."""
+        return {**self.settings, "epochs": max(each.epoch for each in self.history if each.best)}
+
+    # -- forecasting --------------------------------------------------------------------------------------------
+
+    def fields(self, windows: Windows, rows: Rows) -> dict[str, Floats]:
+        """Forecast APY of every usable window; none for a pool of a protocol that the training never saw."""
+        t, n = windows.samples(rows, labelled=False)
+        known = self._scaler.known(windows)[n]
+        t, n = t[known], n[known]
+        result = np.full((rows[1] - rows[0], windows.shape[1]), np.nan)
+        if t.size:
+            answers = self._answers(self._gather(windows)(t, n)).double().cpu().numpy()
+            moved = answers * self._spread + self._centre
+            if self.settings["target"] == "change":
+                moved = moved + self._transform.forward(windows.last[t, n])
+            result[t - rows[0], n] = self._transform.inverse(moved)
+        return {f"forecast_{self.name}": result}
+
+    # -- saving -------------------------------------------------------------------------------------------------
+
+    def document(self) -> dict[str, object]:
+        return {
+            "scaler": self._scaler.document(),
+            "transform": {"kind": "asinh", "apy_percent_size": self._transform.size},
+            "target": {"centre": self._centre, "spread": self._spread},
+            "history": [[each.epoch, each.train_loss, each.valid_loss, each.best] for each in self.history],
+        }
+
+    def weights(self) -> bytes | None:
+        """A plain `state_dict`, to be read with `torch.load(..., weights_only=True)`."""
+        content = io.BytesIO()
+        torch.save({name: value.cpu() for name, value in self._net.state_dict().items()}, content)
+        return content.getvalue()
+
+    def restore(self, document: Mapping[str, Any], weights: bytes | None) -> None:
+        try:
+            self._scaler = Scaler.restore(document["scaler"])
+            self._transform = YieldTransform(float(document["transform"]["apy_percent_size"]))
+            self._centre, self._spread = float(document["target"]["centre"]), float(document["target"]["spread"])
+            epochs = self._whole("epochs")
+            self.history = [EpochDone(e, epochs, loss, valid, best) for e, loss, valid, best in document["history"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"the card of model {self.name!r} does not describe a net ({error})") from error
+        self._net = self._made(0)
+        try:
+            self._net.load_state_dict(torch.load(io.BytesIO(weights or b""), weights_only=True))
+        except Exception as error:  # whatever a foreign file makes torch raise
+            raise DataError(
+                f"the weights of model {self.name!r} are not those of its card ({str(error).splitlines()[0]})"
+            ) from error
+
+    # -- helpers ------------------------------------------------------------------------------------------------
+
+    def _whole(self, name: str) -> int:
+        return int(str(self.settings[name]))
+
+    def _made(self, seed: int) -> nn.Module:
+        """A fresh net; the global source of random numbers is left as it was."""
+        own = {
+            key: self.settings[key]
+            for key in ("hidden", "hidden_last", "heads", "dropout", "bidirectional", "width", "layers")
+            if key in self.settings
+        }
+        kind: Any = {"lstm": YieldForecaster, "gru": GruEncoder, "transformer": TransformerEncoder}[self.name]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                net: nn.Module = kind(self._scaler.width, **own)
+            except (AssertionError, ValueError, RuntimeError) as error:
+                raise UsageError(
+                    f"the settings of model {self.name!r} make no net: {str(error).splitlines()[0]}"
+                ) from error
+        return net.to(self._device)
+
+    def _wanted(self, windows: Windows, t: Ints, n: Ints) -> Floats:
+        """What is to be learned, in the transformed space."""
+        level = self._transform.forward(windows.label[t, n])
+        return level - self._transform.forward(windows.last[t, n]) if self.settings["target"] == "change" else level
+
+    def _target(self, wanted: Floats) -> Tensor:
+        return torch.from_numpy(((wanted - self._centre) / self._spread).astype(np.float32)).to(self._device)
+
+    def _gather(self, windows: Windows) -> Any:
+        """Take this panel's scaled features as the block that windows are read from; gives a function from samples
+        to the places of their windows."""
+        scaled = self._scaler.apply(windows)
+        self._block = torch.from_numpy(scaled.reshape(-1, scaled.shape[2])).to(self._device)
+        self._days = torch.arange(windows.lookback, device=self._device)
+
+        def places(t: Ints, n: Ints) -> Tensor:
+            return torch.from_numpy(windows.position(t, n)).to(self._device)
+
+        return places
+
+    def _windows(self, place: Tensor) -> Tensor:
+        """(B, lookback, F): the only copy of a window that is ever made."""
+        return nn.functional.embedding(place[:, None] + self._days, self._block)
+
+    def _answers(self, place: Tensor) -> Tensor:
+        self._net.eval()
+        with torch.inference_mode(), self._mixed():
+            return torch.cat(
+                [self._net(self._windows(part)).float() for part in torch.split(place, PREDICTED_TOGETHER)]
+            )
+
+    def _mixed(self) -> torch.autocast:
+        """Half precision where the device gains by it; bfloat16 needs no scaling of the loss."""
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._device.type == "cuda")
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"unknown device {name!r}{did_you_mean(name, ('auto', 'cpu', 'cuda'))}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device is cuda, and PyTorch finds none here; leave it at auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

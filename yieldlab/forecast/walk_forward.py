@@ -1,0 +1,126 @@
+"""What would a model have forecast, day after day, had it only ever learned from the days before?
+
+Fold by fold a fresh model is fitted on the training rows, the last of which decide when to stop, and forecasts the rows
+of the next step. `fold_runs` makes a run of it that can be taken up again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import polars as pl
+
+from yieldlab.folds import Fold, check_purge, inner
+from yieldlab.forecast.fold_runs import (
+    TEST,
+    VALIDATION,
+    Computed,
+    Event,
+    Finished,
+    FoldDone,
+    FoldFailed,
+    FoldPlan,
+    Interrupted,
+    Job,
+    Planned,
+    Stop,
+    carry_out,
+    forecast_rows,
+)
+from yieldlab.forecast.protocol import EpochDone
+from yieldlab.forecast.registry import entry, make, settings_of, windows_of
+from yieldlab.forecast.windows import Windows
+from yieldlab.panel import Panel
+from yieldlab.space import Value
+from yieldlab.store import Store
+
+__all__ = [
+    "VALIDATION_SHARE",
+    "Event",
+    "Finished",
+    "FoldDone",
+    "FoldFailed",
+    "FoldPlan",
+    "Interrupted",
+    "Planned",
+    "Stop",
+    "walk_forward",
+]
+
+#: Of a fold's training rows this share, the last of them, is for early stopping, calibration and weights.
+VALIDATION_SHARE = 0.15
+
+
+def walk_forward(
+    panel: Panel,
+    name: str,
+    settings: Mapping[str, Value] | None = None,
+    *,
+    folds: FoldPlan | None = None,
+    store: Store | None,
+    root: Path,
+    cutoff: datetime | None = None,
+    argv: Sequence[str] = (),
+    stop: Stop | None = None,
+    fresh: bool = False,
+) -> Iterator[Event]:
+    """Retrain, forecast the next step, move on; a run under `root`, and forecasts of unseen days in `store`.
+
+    `cutoff` is the store's when the panel was read. What was done before with the same input is not done again unless
+    `fresh`; see `fold_runs.carry_out`. What can be refused is refused before anything is written: an unknown model or
+    setting, a missing package, a purge shorter than the horizon, a panel too short for one fold.
+    """
+    plan = folds or FoldPlan()
+    chosen = settings_of(name, settings)
+    check_purge(plan.purge, int(str(chosen["horizon"])))
+    steps = plan.folds(panel.shape[0])
+    make(name, chosen)
+    windows = windows_of(panel, chosen)
+    config = {
+        "model": name,
+        "settings": chosen,
+        "folds": asdict(plan),
+        **{key: chosen[key] for key in ("horizon", "lookback", "features")},
+        "validation_share": VALIDATION_SHARE,
+        "max_stale_days": panel.max_stale_days,
+        "package": _package(entry(name).needs),
+    }
+
+    def compute(fold: Fold) -> Generator[EpochDone, None, Computed]:
+        rows = yield from _forecast(windows, name, chosen, plan.purge, fold)
+        return rows, ()
+
+    job = Job(name, panel, config, steps, compute)
+    yield from carry_out(job, store=store, root=root, cutoff=cutoff, argv=argv, stop=stop, fresh=fresh)
+
+
+def _forecast(
+    windows: Windows, name: str, settings: Mapping[str, Value], purge: int, fold: Fold
+) -> Generator[EpochDone, None, pl.DataFrame]:
+    fit, valid = inner(fold.train, VALIDATION_SHARE, purge=purge)
+    model = make(name, settings)
+    yield from model.fit(windows, fit, valid)
+    unseen = forecast_rows(
+        windows.panel, fold, TEST, fold.predict[0], model.fields(windows, fold.predict), model.trained_through
+    )
+    if entry(name).module == "baselines":  # what has nothing to stop early learned from the validation rows as well
+        model = make(name, settings)
+        yield from model.fit(windows, fit, None)
+    checked = forecast_rows(
+        windows.panel, fold, VALIDATION, valid[0], model.fields(windows, valid), model.trained_through
+    )
+    return pl.concat([unseen, checked])
+
+
+def _package(name: str) -> str | None:
+    """The package that a model is made with and its version: another may give other digits."""
+    if not name:
+        return None
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return name
