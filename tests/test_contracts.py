@@ -17,8 +17,8 @@ import pytest
 import yieldlab
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {"numpy", "polars", "pyarrow", "duckdb", "deltalake", "numba", "pandas", "vectorbt", "torch", "rich"}
-GROUPS = ("data", "strategies", "sweep", "runs")
+HEAVY = {"numpy", "polars", "pyarrow", "duckdb", "deltalake", "numba", "pandas", "vectorbt", "torch", "xgboost", "sklearn", "optuna", "matplotlib", "rich"}
+GROUPS = ("data", "strategies", "sweep", "models", "runs")
 
 
 def modules() -> list[str]:

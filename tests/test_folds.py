@@ -140,7 +140,7 @@ def test_the_earliest_first_row_learns_from_one_row() -> None:
 def test_a_purge_shorter_than_the_horizon_is_refused() -> None:
     check_purge(7, 7)
     check_purge(8, 7)
-    with pytest.raises(UsageError, match="a purge of 6 days is shorter than the horizon of 7: .* give 7 or more"):
+    with pytest.raises(UsageError, match=r"a purge of 6 days is shorter than the horizon of 7: .* give 7 or more"):
         check_purge(6, 7)
     with pytest.raises(UsageError, match="horizon must be a whole number of days, 1 or more, not 0"):
         check_purge(6, 0)
@@ -193,7 +193,7 @@ def test_a_split_with_an_empty_part_is_refused(times: int, keywords: dict, part:
 )
 def test_shares_that_are_none_are_refused(shares: tuple[float, ...]) -> None:
     with pytest.raises(UsageError, match="must be three above 0 that add up to 1"):
-        chronological(1000, shares)  # type: ignore[arg-type]
+        chronological(1000, shares)
 
 
 @given(st.integers(0, 300), st.integers(0, 300), st.floats(0.01, 0.99), st.integers(0, 20))
@@ -214,3 +214,11 @@ def test_inner_validation_is_the_last_rows_and_purged(begin: int, rows: int, sha
 def test_a_share_that_is_none_is_refused(share: float) -> None:
     with pytest.raises(UsageError, match="the share of validation must lie between 0 and 1"):
         inner((0, 100), share)
+
+
+def test_the_fewest_rows_that_can_be_cut_are_cut() -> None:
+    assert inner((3, 13), 0.2, purge=7) == ((3, 4), (11, 13))
+    with pytest.raises(DataError, match=r"10 training rows cannot be cut .* a share of 0\.2 for validation"):
+        inner((3, 13), 0.2, purge=8)
+    with pytest.raises(DataError, match="0 training rows cannot be cut"):
+        inner((5, 5))

@@ -32,6 +32,7 @@ class Settings:
 
     data: Path = Path("data")
     strategies: tuple[Path, ...] = ()
+    models: Path = Path("models")
     capital: float = 10_000.0
     cost_bps: float = 10.0
     gas_usd: float = 0.0
@@ -254,6 +255,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
             '["strategies"] if that folder is there, else the bundled strategies',
             "folders where strategy files are looked for, in order",
         ),
+        "models": Key("a folder", _path, '"models"', "folder of trained models"),
         "capital": Key("a number > 0", _number(0, low_open=True), "10000", "USD at the start of every trial"),
         "cost_bps": Key(
             "a number >= 0 and below 10000",

@@ -1,4 +1,4 @@
-"""Risk labels: what they mean in worlds to add up by hand, against a plain twin, and that none looks past its horizon."""
+"""Risk labels: what they mean in worlds to add up by hand, against a plain twin, and that none looks too far ahead."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_without_tvl_today_only_the_apy_decides() -> None:
     assert given(one_pool([0.05] * 6, [NAN, NAN, 10.0, 1.0, 1.0, 1.0]))[:2] == [LOW, LOW]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(
     "settings",
     [
@@ -122,7 +122,7 @@ def test_labels_are_what_their_plain_definition_says(seed: int, settings: dict[s
 
 
 def test_every_class_occurs_in_the_worlds_compared() -> None:
-    found = np.concatenate([labels(risky_panel(seed)).ravel() for seed in range(6)])
+    found = np.concatenate([labels(risky_panel(seed)).ravel() for seed in range(4)])
     assert all((found == each).sum() > 50 for each in (LOW, MEDIUM, HIGH))
 
 

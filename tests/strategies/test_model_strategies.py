@@ -101,12 +101,15 @@ def test_a_pool_without_a_forecast_gets_no_view(name: str) -> None:
     np.testing.assert_array_equal(bundled(name).signal(panel, {"model": "lstm"})[0], [NaN, 0.08, NaN, NaN])
 
 
-def test_a_class_is_believed_as_long_as_any_observation_and_no_longer() -> None:
+@pytest.mark.parametrize(
+    ("name", "field"), [("lstm_top", "forecast_lstm"), ("risk_adjusted", "risk_class"), ("unified", "risk_prob_high")]
+)
+def test_what_a_model_said_is_believed_as_long_as_any_observation_and_no_longer(name: str, field: str) -> None:
     panel = four_pools(times=6)
-    classes = panel.raw("risk_class").copy()
-    classes[1:, 0] = NaN
-    views = bundled("risk_adjusted").signal(panel.with_fields({"risk_class": classes}))
-    np.testing.assert_array_equal(views[:, 0], [0.05, 0.05, 0.05, 0.05, NaN, NaN])
+    said = panel.raw(field).copy()
+    said[1:, 0] = NaN
+    views = bundled(name).signal(panel.with_fields({field: said}))
+    np.testing.assert_array_equal(np.isnan(views[:, 0]), [False, False, False, False, True, True])
 
 
 # -- which forecaster ---------------------------------------------------------------------------------------------
@@ -209,9 +212,9 @@ def test_risk_adjusted_sells_at_the_next_rebalance_what_has_become_high() -> Non
     assert curve["time"].dt.day().to_list() == [1, 8]
 
 
-@pytest.mark.parametrize(("power", "aave"), [(1.0, 10 / 18), (2.0, 100 / 164), (0.5, 10**0.5 / (10**0.5 + 8**0.5))])
-def test_unified_shares_by_the_forecast_to_the_power(power: float, aave: float) -> None:
-    result = traded(four_pools(), "unified", power=power)
+@pytest.mark.parametrize(("sets", "aave"), [({}, 10 / 18), ({"power": 2.0}, 100 / 164)])
+def test_unified_shares_by_the_forecast_to_the_power(sets: dict[str, Value], aave: float) -> None:
+    result = traded(four_pools(), "unified", **sets)
     assert amounts(result) == pytest.approx({"aave": 10_000 * aave, "curve": 10_000 * (1 - aave)})
 
 

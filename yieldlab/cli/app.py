@@ -14,5 +14,7 @@ from yieldlab.cli import exchange as exchange
 from yieldlab.cli import honesty as honesty
 from yieldlab.cli import strategies as strategies
 from yieldlab.cli import sweep as sweep
+from yieldlab.cli import models as models
+from yieldlab.cli import evaluation as evaluation
 from yieldlab.cli import runs as runs
 from yieldlab.cli.groups import app as app

@@ -26,6 +26,7 @@ def _group(name: str, help: str) -> typer.Typer:
 data = _group("data", "Bring data in, look at it, keep it in order.")
 strategies = _group("strategies", "See, check and begin strategy files.")
 sweep = _group("sweep", "Thousands of parameter combinations of one strategy.")
+models = _group("models", "Forecasts of yields and classes of risk that never saw the future.")
 runs = _group("runs", "What was run, and what it left behind.")
 
 

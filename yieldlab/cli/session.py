@@ -90,6 +90,7 @@ SETTINGS: Mapping[str, object] = {
     "strategies": _setting(
         "--strategies", help="Folder of strategy files; may be repeated.", kind=list[Path] | None, metavar="DIR"
     ),
+    "models": _setting("--models", help="Folder of trained models.", kind=Path | None, metavar="DIR"),
     "capital": _setting("--capital", help="USD at the start of each trial.", kind=str | None, metavar="USD"),
     "cost_bps": _setting(
         "--cost-bps", help="Cost of every deposit and withdrawal, in basis points.", kind=str | None, metavar="BPS"

@@ -1,7 +1,7 @@
 """What do the forecasts of several models say together, with weights that no forecast day had a part in?
 
 The members are finished walk-forwards on the same folds and panel: their rows are read, no model is run. Per fold the
-weights come from the members' forecasts of the validation rows, on the cells that all of them have, and the truth there.
+weights come from the members' forecasts of the validation rows, on the cells that all of them have, and what came true.
 With `inverse_error` they are proportional to 1 / MSE, where errors are those of `asinh(APY / c)` and c is the median
 size of the truth: one pool with an APY of 10,000 % does not decide alone. With `mean` all are the same.
 """
@@ -40,7 +40,6 @@ from yieldlab.forecast.walk_forward import VALIDATION_SHARE
 from yieldlab.panel import Panel
 from yieldlab.runs import RunFolder
 from yieldlab.store import Store
-from yieldlab.units import MICROSECONDS_PER_DAY
 
 __all__ = ["HOW", "Weights", "walk_forward_ensemble", "weights_of"]
 
@@ -224,8 +223,5 @@ def _dense(panel: Panel, rows: pl.DataFrame, name: str, part: str, between: Rows
 
 def _through(panel: Panel, rows: pl.DataFrame) -> int:
     """The last row that what made these forecasts had seen, -1 = none."""
-    latest = rows["trained_through"].dt.timestamp("us").max()
-    if not isinstance(latest, int):
-        return -1
-    days = (latest - int(panel.times[0].astype("int64"))) // MICROSECONDS_PER_DAY
-    return int(days)
+    latest = rows["trained_through"].dt.replace_time_zone(None).to_numpy()
+    return int(np.searchsorted(panel.times, latest.max(), side="right")) - 1 if latest.size else -1

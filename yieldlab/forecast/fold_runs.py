@@ -119,13 +119,14 @@ class Interrupted:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """All folds are on disk, `failed` of them without forecasts, and `rows` forecasts are in the store if there is
-    one."""
+    """All folds are on disk, `failed` of them without forecasts; `rows` forecasts are in the store as run `stored_as`,
+    None where there is no store."""
 
     run_id: str
     path: Path
     rows: int
     failed: int
+    stored_as: str | None
     reused: bool
 
 
@@ -167,9 +168,9 @@ def carry_out(
     if folder is not None and folder.status in ("complete", "partial"):
         recorded = folder.manifest
         rows = _unseen(folder)
-        keep(store, folder, rows)
+        stored_as = _keep(store, folder, rows)
         yield Planned(folder.id, folder.path, job.model, len(job.folds), len(job.folds), reused=True)
-        yield Finished(folder.id, folder.path, rows.height, recorded.failed, reused=True)
+        yield Finished(folder.id, folder.path, rows.height, recorded.failed, stored_as, reused=True)
         return
     if folder is None:
         folder = RunFolder.create(root, manifest)
@@ -230,9 +231,37 @@ def _assembled(
         raise DataError(
             f"model {job.model!r} has no forecast for any day of the {len(job.folds)} folds: no pool has a whole window"
         )
-    keep(store, folder, rows)
+    stored_as = _keep(store, folder, rows)
     folder.finish("partial" if failures else "complete", failed=len(failures), seconds=_since(began))
-    return Finished(folder.id, folder.path, rows.height, len(failures), reused=False)
+    return Finished(folder.id, folder.path, rows.height, len(failures), stored_as, reused=False)
+
+
+def _keep(store: Store | None, folder: RunFolder, rows: pl.DataFrame) -> str | None:
+    """See to it that the run is the one that answers for its fields; gives its name in the store.
+
+    A run that was stored before and is no longer the latest is stored once more, under its name and a number.
+    """
+    if store is None:
+        return None
+    manifest = folder.manifest
+    with store.writing():
+        known = store.forecast_runs()
+        rivals = known.filter(pl.col("fields") == ",".join(rows["field"].unique().sort()))
+        if manifest.as_of_instant is not None:
+            rivals = rivals.filter(pl.col("known_at") <= manifest.as_of_instant)
+        if rivals.height and str(rivals["run_id"][-1]).startswith(folder.id):
+            return str(rivals["run_id"][-1])
+        stored = known["run_id"].str.starts_with(folder.id).sum()
+        name = f"{folder.id}.{stored + 1}" if stored else folder.id
+        run = {
+            "run_id": name,
+            "model": manifest.config["model"],
+            "horizon_days": manifest.config["horizon"],
+            "settings_hash": manifest.config_hash,
+            "known_at": manifest.as_of_instant,
+        }
+        store.add_forecasts(rows, run)
+    return name
 
 
 def forecast_rows(

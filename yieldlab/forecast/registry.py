@@ -73,7 +73,7 @@ MODELS: Mapping[str, Entry] = {
     "transformer": Entry(
         "training",
         "NetForecaster",
-        {**_NET, "width": 96, "layers": 2, "heads": 4, "dropout": 0.1},
+        {**_NET, "width": 104, "layers": 2, "heads": 4, "dropout": 0.1},
         "a Transformer encoder of like size",
         "torch",
         "pth",

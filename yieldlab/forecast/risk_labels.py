@@ -1,16 +1,16 @@
-"""What became of a pool in the days after: low, medium or high risk, from what was observed and not from a rule on today.
+"""What became of a pool in the days after: low, medium or high risk, by what was observed and no rule on today.
 
 Row t of a pool is labelled from rows t+1 .. t+horizon, and from rows up to t only where its own past is the measure:
 
-- **high** (2): its lowest TVL is below `1 - tvl_fall_high` of today's; or its lowest APY is below `1 - apy_fall_high` of
-  the mean APY of the 7 rows that end today; or it vanishes: no APY was observed in the last half of those rows,
+- **high** (2): its lowest TVL is below `1 - tvl_fall_high` of today's; or its lowest APY is below `1 - apy_fall_high`
+  of the mean APY of the 7 rows that end today; or it vanishes: no APY was observed in the last half of those rows,
   `ceil(horizon / 2)`, so one that falls silent for good within the first half counts, and a gap that ends does not.
 - **medium** (1): its lowest TVL is below `1 - tvl_fall_medium` of today's; or the sample deviation of its APY over the
   next `deviation_days` is above the `deviation_quantile` of all its deviations over as many days known today.
 - **low** (0): none of these.
 
-Today's APY and TVL are the carried ones, later ones those observed. A deviation needs half of its days observed, and the
-quantile `deviation_days` deviations; where there are fewer, or no TVL, that sign is not there and the others decide.
+Today's APY and TVL are the carried ones, later ones those observed. A deviation needs half of its days observed, and
+the quantile `deviation_days` deviations; where there are fewer, or no TVL, that sign is not there and others decide.
 """
 
 from __future__ import annotations
@@ -49,10 +49,12 @@ def labels(
     Raises UsageError for a share outside [0, 1], or days below 1 or above `horizon`; DataError when the panel has no
     `apy` or `tvl_usd`.
     """
-    for name, days, most in (("horizon", horizon, math.inf), ("deviation_days", deviation_days, horizon)):
-        if isinstance(days, bool) or not isinstance(days, int) or not 1 <= days <= most:
-            within = "1 or more" if most == math.inf else f"1 to {horizon} (the horizon)"
-            raise UsageError(f"{name} must be a whole number of days, {within}, not {days!r}")
+    if horizon < 1:
+        raise UsageError(f"horizon must be a whole number of days, 1 or more, not {horizon}")
+    if not 1 <= deviation_days <= horizon:
+        raise UsageError(
+            f"deviation_days must be a whole number of days, 1 to {horizon} (the horizon), not {deviation_days}"
+        )
     shares = {
         "tvl_fall_high": tvl_fall_high,
         "apy_fall_high": apy_fall_high,

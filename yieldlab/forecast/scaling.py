@@ -90,10 +90,11 @@ class Scaler:
                 "from; the history is too short or too full of gaps"
             )
         rows = windows.block.values[n, t].astype(np.float64)
-        missing = np.isnan(rows).all(axis=0)
-        for name in np.array(windows.block.names)[missing][:1] if missing[:_OPTIONAL_AFTER].any() else ():
-            raise DataError(f"the feature {name} has no value on any of the {t.size:,} training samples")
-        kept = np.flatnonzero(~missing)
+        present = np.count_nonzero(~np.isnan(rows), axis=0)
+        for name, values in zip(windows.block.names[:_OPTIONAL_AFTER], present, strict=False):
+            if not values:
+                raise DataError(f"the feature {name} has no value on any of the {t.size:,} training samples")
+        kept = np.flatnonzero(present)
         names = tuple(windows.block.names[i] for i in kept)
         sizes, means, scales = [], [], []
         for i, name in zip(kept, names, strict=True):

@@ -7,7 +7,7 @@ stop by, 10 % to test on, each purged so that no label reaches into the next par
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -59,7 +59,9 @@ def reusable(name: str, given: Mapping[str, Value], panel: Panel, folder: Path) 
     return card if same and card.model == name else None
 
 
-def train(panel: Panel, name: str, given: Mapping[str, Value], *, folder: Path) -> Iterator[Stage | EpochDone | Trained]:
+def train(
+    panel: Panel, name: str, given: Mapping[str, Value], *, folder: Path
+) -> Iterator[Stage | EpochDone | Trained]:
     """Train, test, refit and save; the last event is `Trained`. Nothing is written before all of it has succeeded.
 
     Raises DataError when the history is too short for the split, or learning fails.
@@ -134,7 +136,7 @@ def forecast_today(panel: Panel, model: Model, *, trained_through: str) -> pl.Da
             "bring newer data in, or choose an earlier day with --as-of"
         )
     reasons = [
-        None if not lacking[i] else "protocol not in training" if usable[i] else "too little history or no APY now"
+        None if not lacking[i] else "not in the training of the model, or a gap in its inputs" if usable[i] else "too little history or no APY now"
         for i in range(lacking.size)
     ]
     return pl.DataFrame(
@@ -154,7 +156,7 @@ def _tested(model: Model, windows: Windows, split: Split) -> tuple[dict[str, obj
     """What the test days say of the best state: its measures as the card keeps them."""
     if model.name == RISK:
         report = getattr(model, "report")(windows, split.test)  # noqa: B009  # only the classifier has one
-        return {"test": report}, None
+        return {"test": asdict(report)}, None
     forecast = np.full(windows.shape, np.nan)
     begin, end = split.test
     forecast[begin:end] = model.fields(windows, split.test)[f"forecast_{model.name}"]

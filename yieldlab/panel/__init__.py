@@ -19,6 +19,7 @@ import polars as pl
 
 from yieldlab import schema
 from yieldlab.errors import DataError, UsageError, did_you_mean
+from yieldlab.panel._forecasts import ForecastOrigin, dense_forecast, parted
 from yieldlab.panel._grid import (
     Floats,
     SeriesRows,
@@ -38,7 +39,7 @@ from yieldlab.panel._health import Health, comings_and_goings
 from yieldlab.rates import RATED, RATES, Quotes, with_tvl_kind
 from yieldlab.units import MICROSECONDS_PER_DAY, from_percent
 
-__all__ = ["DEFAULT_MAX_STALE_DAYS", "Health", "Panel", "SeriesRows", "utc"]
+__all__ = ["DEFAULT_MAX_STALE_DAYS", "ForecastOrigin", "Health", "Panel", "SeriesRows", "utc"]
 
 DEFAULT_MAX_STALE_DAYS = 3
 
@@ -53,7 +54,9 @@ class Panel:
         "_cleaned",
         "_counts",
         "_effective",
+        "_forecasts",
         "_observed",
+        "_persistence",
         "_quotes",
         "_raw",
         "_series",
@@ -81,13 +84,16 @@ class Panel:
         cleaned: tuple[int, int] = (0, 0),
         rate_counts: Mapping[str, int] | None = None,
         observed: Floats | None = None,
+        forecasts: Mapping[str, ForecastOrigin] | None = None,
+        persistence: bool = False,
     ) -> None:
         """Take `times` (T,) strictly increasing, `pools` with a `pool_id` per column, and (T, N) `fields`.
 
         `quotes` says how the rates among the fields were quoted; without it they are taken as APY. `cleaned` counts
         observations masked and winsorized; `observed` (T, N) tells, by not being NaN, where an APY had been observed
-        before that. Raises DataError when shapes or order do not fit, and UsageError for a negative `max_stale_days` or
-        unknown `rates`.
+        before that; `forecasts` says of which run a field is that a model wrote; with `persistence` the APY is also
+        among the fields as `forecast_persistence`. Raises DataError when shapes or order do not fit, and UsageError for
+        a negative `max_stale_days` or unknown `rates`.
         """
         if rates not in RATES:
             raise UsageError(f"unknown rates {rates!r}{did_you_mean(rates, RATES)}")
@@ -122,6 +128,8 @@ class Panel:
         self._cleaned = cleaned
         self._counts = dict(rate_counts or {})
         self._observed = None if observed is None else frozen(observed)
+        self._forecasts = dict(forecasts or {})
+        self._persistence = persistence
         self._carried: dict[str, Floats] = {}
         self._effective: dict[str, Floats] = {}
         self._ages: dict[str, Floats] = {}
@@ -138,6 +146,7 @@ class Panel:
         max_stale_days: int = DEFAULT_MAX_STALE_DAYS,
         conventions: pl.DataFrame | None = None,
         series: pl.DataFrame | None = None,
+        forecasts: Mapping[str, pl.DataFrame] | None = None,
     ) -> Self:
         """Cross from the long table (columns of `schema.YIELD_METRICS`) to a dense daily panel.
 
@@ -149,11 +158,14 @@ class Panel:
         With `conventions` (columns of `schema.CONVENTIONS`) rates whose source is the feed are known as simple or
         compounded; `apy_reward_percent` of the frame then tells the reward's part, and `pools` has a column `tvl_kind`:
         what a pool's TVL counts ("cash", "deposits" or "pool"; null where it is not known). `series` (name, valid_at,
-        value) become the panel's series.
+        value) become the panel's series. `forecasts` has for each field that a model wrote the rows of one run (columns
+        of `schema.FORECASTS` and `horizon_days`); `forecast_persistence` needs none.
 
-        Raises DataError when nothing is left or a column is missing, and UsageError for an unknown field.
+        Raises DataError when nothing is left or a column is missing, or a prediction comes from a model that was
+        trained on its day or later, and UsageError for an unknown field.
         """
-        columns = [stored_field(name).column for name in fields]
+        stored, modelled = parted(fields, forecasts or {})
+        columns = [stored_field(name).column for name in stored]
         clocks = [clock for clock in ("observed_at", "ingested_at") if clock in frame.columns]
         origin = [name for name in ("source",) if name in frame.columns]
         rewards = ["apy_reward_percent"] if conventions is not None and "apy_reward_percent" in frame.columns else []
@@ -188,7 +200,7 @@ class Panel:
         row -= first
         shape = (int(row.max()) + 1, ids.len())
         dense: dict[str, Floats] = {}
-        for name, column in zip(fields, columns, strict=True):
+        for name, column in zip(stored, columns, strict=True):
             values = frame[column].cast(pl.Float64).gather(order).to_numpy()
             seen = latest & ~np.isnan(values)
             array = np.full(shape, np.nan)
@@ -199,7 +211,7 @@ class Panel:
         pools = described(ids, assets)
         quotes = None
         if fed and conventions is not None:
-            apy = frame["apy_percent"].cast(pl.Float64).gather(order).to_numpy() if "apy" in fields else None
+            apy = frame["apy_percent"].cast(pl.Float64).gather(order).to_numpy() if "apy" in stored else None
             seen = latest if apy is None else latest & ~np.isnan(apy)
             from_feed = np.zeros(shape, dtype=bool)
             from_feed[row[seen], pool[seen]] = frame["fed"].gather(order).to_numpy()[seen]
@@ -209,16 +221,21 @@ class Panel:
                 reward[row[seen], pool[seen]] = values[seen]
             quotes = Quotes.join(from_feed, from_percent(reward), pools["protocol"].to_list(), days, conventions)
             pools = with_tvl_kind(pools, from_feed, conventions)
+        origins: dict[str, ForecastOrigin] = {}
+        for name, rows in modelled.items():
+            dense[name], origins[name] = dense_forecast(name, rows, ids, days)
         return cls(
             days.astype("datetime64[D]").astype("datetime64[us]"),
             pools,
-            dense,
+            {name: dense[name] for name in dict.fromkeys((*fields, *stored)) if name in dense},
             max_stale_days=max_stale_days,
             as_of=as_of,
             assumed_rows=assumed,
             sources=sources,
             quotes=quotes,
             series={} if series is None else series_rows(series, days),
+            forecasts=origins,
+            persistence=schema.PERSISTENCE in fields,
         )
 
     # -- what it holds ------------------------------------------------------------------------------------------
@@ -231,7 +248,12 @@ class Panel:
     @property
     def fields(self) -> tuple[str, ...]:
         """Names that `panel[name]` answers to."""
-        return tuple(self._raw)
+        return tuple(self._raw if not self._persistence else dict.fromkeys((*self._raw, schema.PERSISTENCE)))
+
+    @property
+    def forecasts(self) -> Mapping[str, ForecastOrigin]:
+        """Per field that a model wrote, the run that it is from; none for a field given by `with_fields`."""
+        return dict(self._forecasts)
 
     @property
     def pool_ids(self) -> list[str]:
@@ -240,7 +262,9 @@ class Panel:
 
     def raw(self, name: str) -> Floats:
         """(T, N) as observed, rates by `rates`; NaN = not observed at that time. Raises DataError for a field it does
-        not hold."""
+        not hold. `forecast_persistence` is the APY, unless the panel was given another."""
+        if name == schema.PERSISTENCE and name not in self._raw and "apy" in self._raw:
+            return self.raw("apy")
         try:
             quoted = self._raw[name]
         except KeyError:
@@ -317,6 +341,7 @@ class Panel:
             **self._rate_counts(),
             entering=entering,
             leaving=leaving,
+            forecasts=self.forecasts,
         )
 
     def listed(self, name: str = "apy") -> Floats:
@@ -339,6 +364,8 @@ class Panel:
         for name in sorted(self._raw):
             hasher.update(f"{name}:{self._raw[name].shape}".encode())
             hasher.update(self._raw[name].data)
+        if self._persistence:
+            hasher.update(schema.PERSISTENCE.encode())
         if self._quotes is not None:
             hasher.update(self.rates.encode())
             hasher.update(np.ascontiguousarray(self._quotes.kinds).data)
@@ -382,7 +409,8 @@ class Panel:
     def with_fields(self, fields: Mapping[str, Floats]) -> Panel:
         """The same times and pools with these raw (T, N) fields replaced or added; rates among them are as they are
         meant to be read, and are converted no more."""
-        return self._replaced(fields, **({"observed": None} if "apy" in fields else {}))
+        kept = {name: origin for name, origin in self._forecasts.items() if name not in fields}
+        return self._replaced(fields, forecasts=kept, **({"observed": None} if "apy" in fields else {}))
 
     def with_series(self, series: Mapping[str, SeriesRows]) -> Panel:
         """The same panel with these series replaced or added."""
@@ -434,6 +462,8 @@ class Panel:
             "cleaned": self._cleaned,
             "rate_counts": self._counts,
             "observed": self._observed,
+            "forecasts": self._forecasts,
+            "persistence": self._persistence,
         }
         return Panel(**kept | changed)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -95,12 +96,12 @@ def _day(column: str) -> pl.Expr:
     return pl.col(column).dt.timestamp("us") // MICROSECONDS_PER_DAY
 
 
-def _refusal(field: str, row: Mapping[str, int]) -> str:
+def _refusal(field: str, row: Mapping[str, Any]) -> str:
     through = row["trained_through"]
     trained = "has no day that it was trained through" if through is None else f"was trained through {_date(through)}"
     return (
-        f"the model behind the prediction of {field} for pool {row['pool_id']!r} on {_date(row['valid_at'])} {trained}; "
-        "that must be a day before it"
+        f"the model behind the prediction of {field} for pool {row['pool_id']!r} on {_date(row['valid_at'])} "
+        f"{trained}; that must be a day before it"
     )
 
 

@@ -104,6 +104,7 @@ def data_line(health: Mapping[str, Any]) -> str:
         *_cleaning(health),
         f"{count(health['assumed_rows'], 'row')} with an assumed time of knowledge",
         *_comings_and_goings(health),
+        *_forecasts(health),
         f"carry only, no price moves ({health['pools_not_usd']:,} of {count(health['pools'], 'pool')} not in USD)",
     ]
     return "; ".join(told)
@@ -134,6 +135,13 @@ def _comings_and_goings(health: Mapping[str, Any]) -> Iterator[str]:
     if years:
         told = ", ".join(f"{year} {entering.get(year, 0)}/{leaving.get(year, 0)}" for year in years)
         yield f"pools entering/leaving {told}"
+
+
+def _forecasts(health: Mapping[str, Any]) -> Iterator[str]:
+    """Which run each field of a model is from, and up to when that model had learned."""
+    for name, origin in (health.get("forecasts") or {}).items():
+        first, last = origin["first_trained"], origin["last_trained"]
+        yield f"{name} of run {origin['run_id']}, trained through {first}" + (f" to {last}" if last != first else "")
 
 
 def data_words(health: Mapping[str, Any]) -> str:

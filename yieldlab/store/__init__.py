@@ -1,13 +1,13 @@
 """What was measured, when it could be known and when we took it: the tables at rest, append-only.
 
-Delta tables lie under `<data>/tables`: `assets` and `yield_metrics`, `series` beside them, and what is known of the
-feed. Rows are only ever added; a correction is a new row with a later `observed_at`. Every write holds one lock around
-read, compare and append.
+Delta tables lie under `<data>/tables`: `assets` and `yield_metrics`, `series` beside them, what is known of the feed,
+and what models forecast. Rows are only ever added; a correction is a new row with a later `observed_at`. Every write
+holds one lock around read, compare and append.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -19,6 +19,7 @@ from yieldlab import schema
 from yieldlab.errors import DataError, did_you_mean
 from yieldlab.panel import DEFAULT_MAX_STALE_DAYS, Panel, utc
 from yieldlab.store._compare import check_incoming, compared
+from yieldlab.store._forecasts import Forecasts
 from yieldlab.store._locks import collector_at_work, collector_lock, scratch_folder
 from yieldlab.store._revisions import CLOCKS, METRICS, SERIES, Change, described, latest, latest_assets
 from yieldlab.store._tables import Table, TableState, WriteLock
@@ -66,13 +67,14 @@ class Compacted:
 class Store:
     """The tables of one data folder. Opening reads and creates nothing."""
 
-    __slots__ = ("_assets", "_lock", "_metrics", "_records", "_series", "folder")
+    __slots__ = ("_assets", "_forecasts", "_lock", "_metrics", "_records", "_series", "folder")
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self._assets = Table(self.folder / "tables" / "assets", schema.ASSETS)
         self._metrics = Table(self.folder / "tables" / "yield_metrics", schema.YIELD_METRICS)
         self._series = Table(self.folder / "tables" / "series", schema.SERIES)
+        self._forecasts = Forecasts(self.folder / "tables")
         self._records = {name: Table(self.folder / "tables" / name, columns) for name, columns in RECORDS.items()}
         self._lock = WriteLock(self.folder / "tables")
 
@@ -181,6 +183,19 @@ class Store:
                 self._series.append(change.rows)
             return _appended(change, len(set(change.rows["name"]) - set(known)), self._series)
 
+    def add_forecasts(self, rows: pl.DataFrame, run: Mapping[str, object]) -> dict[str, object]:
+        """Add the forecasts of a run that is done, and after them the fact that it is: without it nobody reads them.
+
+        `rows` has field, pool_id, valid_at (midnight), prediction and trained_through; a prediction that is NaN or null
+        is none and is not stored. `run` has model, horizon_days and settings_hash, and may have `known_at`, when all
+        that it was made from was known (default: when it is stored), and `run_id`. Gives the row of `forecast_runs`.
+
+        Raises DataError when something is missing, infinite or there twice, when a model was trained on the day of its
+        prediction or later, or when the tables cannot be written; then nothing can be read of this run.
+        """
+        with self.writing():
+            return self._forecasts.append(rows, run, created_at=self.stamp())
+
     def stamp(self, now: datetime | None = None) -> datetime:
         """The `ingested_at` of what is written at `now` (default: the clock): later than all that is stored, also
         where the clock runs behind, so that no row slips under a cutoff that was read before. Ask inside `writing()`.
@@ -282,9 +297,13 @@ class Store:
         """The dense daily panel of what could be known at `as_of` (default: now); see `Panel.from_long`.
 
         Rates of the feed are read by the conventions recorded by `ingested_by`, whatever their age: how a project
-        computes its number is no observation.
+        computes its number is no observation. A field that a model writes is that of the latest finished run that has
+        it, by `created_at`, of those made from what was known at `as_of` and stored by `ingested_by`.
+
+        Raises DataError where there is no such run.
         """
-        columns = [schema.FIELDS[name].column for name in fields if name in schema.FIELDS]
+        read = [*fields, *(["apy"] if schema.PERSISTENCE in fields else [])]
+        columns = [schema.FIELDS[name].column for name in dict.fromkeys(read) if name in schema.FIELDS]
         conventions = self.recorded("conventions")
         if ingested_by is not None:
             conventions = conventions.filter(pl.col("ingested_at") <= utc(ingested_by))
@@ -300,7 +319,19 @@ class Store:
             max_stale_days=max_stale_days,
             conventions=conventions,
             series=self.series(as_of=as_of, ingested_by=ingested_by),
+            forecasts=self._forecasts.latest(fields, as_of=as_of, ingested_by=ingested_by),
         )
+
+    def forecast_runs(self) -> pl.DataFrame:
+        """Every finished run of forecasts, the latest last."""
+        return self._forecasts.runs()
+
+    def forecasts(self, run_id: str, field: str | None = None) -> pl.DataFrame:
+        """The forecasts of one finished run, all or those of one field, sorted by field, pool and instant.
+
+        Raises UsageError for a run or a field that is not there.
+        """
+        return self._forecasts.rows(run_id, field)
 
     def series(self, *, as_of: datetime | None = None, ingested_by: datetime | None = None) -> pl.DataFrame:
         """Per series and `valid_at` the latest row observed by `as_of` and stored by `ingested_by`, sorted by both."""
@@ -358,14 +389,14 @@ class Store:
         return {table.name: table.state() for table in self._tables if table.exists}
 
     def cutoff(self) -> datetime:
-        """The latest `ingested_at`: a read with `ingested_by` set to it gives the same rows for ever."""
+        """When the latest row was stored: a read with `ingested_by` set to it gives the same rows for ever."""
         if (found := self._last_ingested()) is None:
             raise self._no_data()
         return found
 
     def sql(self, query: str) -> pl.DataFrame:
         """The answer of DuckDB to one SELECT over views of the tables; `assets`, `yield_metrics` and `series` show
-        latest revisions.
+        latest revisions, `forecasts` those of finished runs.
 
         The query reads these tables and nothing else: no file, no network, no extension, no write. Raises
         UsageError, with the reason in one line, for anything DuckDB or the sandbox refuses.
@@ -383,7 +414,7 @@ class Store:
 
     @property
     def _tables(self) -> list[Table]:
-        return [self._assets, self._metrics, self._series, *self._records.values()]
+        return [self._assets, self._metrics, self._series, *self._records.values(), *self._forecasts.tables]
 
     def _require(self) -> None:
         if not self.exists:
@@ -401,10 +432,13 @@ class Store:
         return self._assets.collect(self._assets.scan())
 
     def _last_ingested(self) -> datetime | None:
-        """The latest `ingested_at` of the tables that a panel is made from."""
+        """When the latest row of the tables that a panel is made from was stored."""
+        observed = (self._assets, self._metrics, self._series, self._records["conventions"])
+        clocks = [(table, "ingested_at") for table in observed]
+        clocks += [(table, "created_at") for table in self._forecasts.tables]
         found: list[datetime | None] = [
-            table.collect(table.scan().select(pl.col("ingested_at").max()))["ingested_at"].item()
-            for table in (self._assets, self._metrics, self._series, self._records["conventions"])
+            table.collect(table.scan().select(pl.col(clock).max()))[clock].item()
+            for table, clock in clocks
             if table.exists
         ]
         return max((instant for instant in found if instant is not None), default=None)

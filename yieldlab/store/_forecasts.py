@@ -1,14 +1,12 @@
-"""Which forecasts may be stored, and which finished run answers for a field at an instant?
-
-Pure functions on frames; they know nothing of files.
-"""
+"""Which forecasts may be stored, and which finished run answers for a field at an instant?"""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -16,12 +14,64 @@ import polars as pl
 from yieldlab import schema
 from yieldlab.errors import DataError, UsageError, did_you_mean
 from yieldlab.panel import utc
+from yieldlab.store._tables import Table, first_line
 
 #: What makes a forecast of a run unique.
 KEY = ("field", "pool_id", "valid_at")
 
 _NEEDED = (*KEY, "prediction", "trained_through")
 _DESCRIBED = ("model", "horizon_days", "settings_hash")
+
+
+class Forecasts:
+    """The tables `forecasts` and `forecast_runs` in `folder`. A run is what it stored under one instant: rows that a
+    killed one left under the same name are of another."""
+
+    __slots__ = ("_rows", "_runs")
+
+    def __init__(self, folder: Path) -> None:
+        self._rows = Table(folder / "forecasts", schema.FORECASTS)
+        self._runs = Table(folder / "forecast_runs", schema.FORECAST_RUNS)
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """Both; that of the runs first, since what is shown of the other depends on it."""
+        return self._runs, self._rows
+
+    def append(self, rows: pl.DataFrame, run: Mapping[str, object], *, created_at: datetime) -> dict[str, Any]:
+        """Add the rows, then the run; see `Store.add_forecasts`. The caller holds the lock."""
+        ready, finished = prepared(rows, run, created_at=created_at, known=self.runs())
+        self._rows.append(ready)
+        self._runs.append(finished)
+        return finished.row(0, named=True)
+
+    def runs(self) -> pl.DataFrame:
+        """Every finished run, the latest last."""
+        if not self._runs.exists:
+            return pl.DataFrame(schema=schema.FORECAST_RUNS)
+        return self._runs.collect(self._runs.scan()).sort("created_at")
+
+    def rows(self, run_id: str, field: str | None = None) -> pl.DataFrame:
+        """Those of one finished run, see `Store.forecasts`."""
+        run = run_named(self.runs(), run_id, field)
+        chosen = (pl.col("run_id") == run_id) & (pl.col("created_at") == pl.lit(run["created_at"], schema.UTC))
+        if field is not None:
+            chosen &= pl.col("field") == field
+        return self._rows.collect(self._rows.scan().filter(chosen)).sort(KEY)
+
+    def latest(
+        self, fields: Sequence[str], *, as_of: datetime | None, ingested_by: datetime | None
+    ) -> dict[str, pl.DataFrame]:
+        """Per field of a model among `fields` what `Panel.from_long` takes of it: the rows of the run that answers."""
+        wanted = [name for name in fields if schema.is_model_field(name) and name != schema.PERSISTENCE]
+        if not wanted:
+            return {}
+        runs = self.runs()
+        found = {name: answering(runs, name, as_of=as_of, ingested_by=ingested_by) for name in wanted}
+        return {
+            name: self.rows(run["run_id"], name).with_columns(pl.lit(run["horizon_days"]).alias("horizon_days"))
+            for name, run in found.items()
+        }
 
 
 def prepared(
@@ -34,6 +84,8 @@ def prepared(
     for name in _DESCRIBED:
         if run.get(name) is None:
             raise DataError(f"a run of forecasts needs {name!r}; it has {', '.join(map(str, run)) or 'nothing'}")
+    if not isinstance(run["horizon_days"], int) or run["horizon_days"] < 1:
+        raise DataError(f"horizon_days of a run of forecasts must be a whole number > 0, not {run['horizon_days']!r}")
     for name in run:
         if name not in schema.FORECAST_RUNS:
             raise DataError(f"a run of forecasts has no {name!r}{did_you_mean(name, schema.FORECAST_RUNS)}")
@@ -41,7 +93,9 @@ def prepared(
     if run_id in known["run_id"]:
         raise DataError(f"the run {run_id} is stored already; give another run_id, or none")
     checked = _checked(rows)
-    known_at = run.get("known_at")
+    known_at = run.get("known_at") or created_at
+    if not isinstance(known_at, datetime):
+        raise DataError(f"known_at of a run of forecasts must be an instant, not {known_at!r}")
     ready = checked.with_columns(
         pl.lit(str(run["model"])).alias("model"),
         pl.lit(run_id).alias("run_id"),
@@ -52,9 +106,9 @@ def prepared(
         "model": str(run["model"]),
         "fields": ",".join(ready["field"].unique().sort()),
         "created_at": created_at,
-        "known_at": utc(known_at) if isinstance(known_at, datetime) else created_at,
+        "known_at": utc(known_at),
         "horizon_days": run["horizon_days"],
-        "settings_hash": run["settings_hash"],
+        "settings_hash": str(run["settings_hash"]),
         "first": ready["valid_at"].min(),
         "last": ready["valid_at"].max(),
         "first_trained": ready["trained_through"].min(),
@@ -65,22 +119,17 @@ def prepared(
     return ready, pl.DataFrame([finished], schema=schema.FORECAST_RUNS)
 
 
-def within(runs: pl.DataFrame, *, as_of: datetime | None, ingested_by: datetime | None) -> pl.DataFrame:
-    """The runs made from what was known at `as_of` and stored by `ingested_by`."""
+def answering(
+    runs: pl.DataFrame, field: str, *, as_of: datetime | None, ingested_by: datetime | None
+) -> dict[str, Any]:
+    """Of the runs made from what was known at `as_of` and stored by `ingested_by` the latest that has the field.
+
+    Raises DataError, with the command that makes one, where there is none.
+    """
     if as_of is not None:
         runs = runs.filter(pl.col("known_at") <= utc(as_of))
     if ingested_by is not None:
         runs = runs.filter(pl.col("created_at") <= utc(ingested_by))
-    return runs
-
-
-def answering(
-    runs: pl.DataFrame, field: str, *, as_of: datetime | None, ingested_by: datetime | None
-) -> dict[str, Any]:
-    """The latest of these runs that has the field; the instants are those that they were chosen by.
-
-    Raises DataError, with the command that makes one, where there is none.
-    """
     found = runs.filter(pl.col("fields").str.split(",").list.contains(field))
     if found.is_empty():
         model = "risk" if field.startswith(schema.RISK) else field.removeprefix(schema.FORECAST)
@@ -108,10 +157,15 @@ def _checked(rows: pl.DataFrame) -> pl.DataFrame:
     for name in _NEEDED:
         if name not in rows.columns:
             raise DataError(f"rows of forecasts need a column {name!r}; they have {', '.join(rows.columns)}")
-    try:
-        told = rows.select(pl.col(name).cast(schema.FORECASTS[name]) for name in _NEEDED)
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"rows of forecasts have values of another kind than {schema.FORECASTS}: {error}") from error
+    told = rows.select(_NEEDED)
+    for name in _NEEDED:
+        try:
+            told = told.with_columns(pl.col(name).cast(schema.FORECASTS[name]))
+        except pl.exceptions.PolarsError as error:
+            raise DataError(
+                f"the column {name!r} of the forecasts to store holds {told[name].dtype}, not {schema.FORECASTS[name]} "
+                f"({first_line(error)})"
+            ) from error
     told = told.filter(pl.col("prediction").is_not_null() & pl.col("prediction").is_not_nan())
     if told.is_empty():
         raise DataError("there are no forecasts to store")

@@ -24,6 +24,9 @@ REVISED = {
     "conventions": (("project", "valid_from"), ("ingested_at",)),
 }
 
+#: View of which table rows are shown only where they have a row in another view, by which columns.
+SHOWN_WITH = {"forecasts": "SEMI JOIN forecast_runs USING (run_id, created_at)"}
+
 _SQL_TYPES = {pl.String(): "VARCHAR", pl.Float64(): "DOUBLE", pl.Int64(): "BIGINT", schema.UTC: "TIMESTAMPTZ"}
 
 
@@ -59,7 +62,7 @@ def _lock(
 ) -> None:
     """Make the views, then take from the connection everything that they do not need, for good."""
     for view, paths in files.items():
-        chosen = ""
+        chosen = f" {SHOWN_WITH[view]}" if view in SHOWN_WITH else ""
         if view in REVISED:
             key, order = (", ".join(names) for names in REVISED[view])
             newest = order.replace(",", " DESC,")

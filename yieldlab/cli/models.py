@@ -1,0 +1,354 @@
+"""`models train|walk-forward|tune|predict`: learning from the past, and asking what was learned."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from yieldlab.cli import groups, inputs
+from yieldlab.cli.following import stopper
+from yieldlab.cli.options import AsOf
+from yieldlab.cli.runs import runs_folder
+from yieldlab.cli.session import Outcome, Session, command
+from yieldlab.errors import INTERRUPTED, UsageError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from rich.console import RenderableType
+
+    from yieldlab.forecast.fold_runs import FoldPlan
+    from yieldlab.forecast.protocol import EpochDone
+    from yieldlab.forecast.train import Trained
+    from yieldlab.panel import Panel
+    from yieldlab.report.training import Walked
+    from yieldlab.space import Value
+
+Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Models, as lstm; `models list` has all.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="K=V", help="A setting of the models; may be repeated.")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Do it again even if nothing has changed.")]
+
+
+@command(groups.models, "models train", settings=("data", "models", "seed", "jobs"))
+def train(session: Session, names: Names, sets: Settings = None, as_of: AsOf = None, fresh: Fresh = False) -> Outcome:
+    """Train models for use, with a test on the last days.
+
+    Days are split for all pools at once: 80 % to learn from, 10 % to stop by, 10 % to test on. The best state and the
+    model refitted through the validation days go into the folder of models, each with a card.
+    """
+    from yieldlab.forecast import train as training
+
+    refuse_ensemble(names, "train")
+    panel, _ = read(session, as_of)
+    given = {name: settings_for(session, name, sets) for name in names}
+    done: list[Trained] = []
+    reused = {
+        name: card
+        for name in names
+        if not fresh and (card := training.reusable(name, given[name], panel, session.settings.models)) is not None
+    }
+    for name in names:
+        if name in reused:
+            continue
+        with session.progress(f"train {name}") as progress:
+            for event in training.train(panel, name, given[name], folder=session.settings.models):
+                match event:
+                    case training.Stage():
+                        progress.say(f"{event.what}, {event.samples:,} samples")
+                    case training.Trained():
+                        done.append(event)
+                        if event.history:
+                            from yieldlab.report.plots import learning_curve
+
+                            picture = session.settings.models / f"{name}_learning_curve.png"
+                            learning_curve(event.history, picture, title=f"{name}: learning")
+                    case _:
+                        progress.update(event.epoch, event.epochs, losses(event))
+
+    def view() -> Iterator[RenderableType]:
+        from yieldlab.report.training import card_lines, trained_lines
+
+        for card in reused.values():
+            yield f"{card.name} is up to date: data and settings are those it was trained with (--fresh trains again)"
+            yield from card_lines(card)
+        for each in done:
+            yield from trained_lines(each)
+
+    cards = [*reused.values(), *(each.released for each in done)]
+    return Outcome({"models": [card_document(card) for card in cards]}, view)
+
+
+@command(groups.models, "models walk-forward", settings=("data", "seed", "jobs"))
+def walk_forward(
+    session: Session,
+    names: Names,
+    sets: Settings = None,
+    folds: Annotated[
+        str, typer.Option("--folds", metavar="KIND", help="rolling, or expanding: all days so far.")
+    ] = "rolling",
+    train: Annotated[str, typer.Option("--train", metavar="DAYS", help="Days to learn from.")] = "365d",
+    step: Annotated[str, typer.Option("--step", metavar="DAYS", help="Days forecast before the next fit.")] = "30d",
+    purge: Annotated[
+        str | None, typer.Option("--purge", metavar="DAYS", help="Days left out for labels; the horizon if not given.")
+    ] = None,
+    embargo: Annotated[str, typer.Option("--embargo", metavar="DAYS", help="Days left out besides.")] = "7d",
+    start: Annotated[
+        str | None, typer.Option("--start", metavar="DATE", help="First day forecast, instead of the first possible.")
+    ] = None,
+    member: Annotated[
+        list[str] | None, typer.Option("--member", metavar="NAME", help="Of the ensemble; may be repeated.")
+    ] = None,
+    as_of: AsOf = None,
+    fresh: Fresh = False,
+) -> Outcome:
+    """Forecast every day as if it were today.
+
+    Fold by fold: fit on the days before, forecast the next step, move on. The forecasts go into the store, where
+    strategies read them as panel fields (forecast_lstm, risk_class). Interrupted, the same command goes on.
+    """
+    from yieldlab.forecast import ensemble
+    from yieldlab.forecast.fold_runs import FoldPlan
+    from yieldlab.forecast.registry import ENSEMBLE, RISK, settings_of
+    from yieldlab.forecast.walk_forward import walk_forward as walk
+
+    members = member or [name for name in names if name not in (ENSEMBLE, RISK)] or ["ewma", "xgboost", "lstm"]
+    given = {name: settings_for(session, name, sets) for name in names if name != ENSEMBLE}
+    panel, cutoff = read(session, as_of)
+    first = None if start is None else panel.window(inputs.day("--start", start))[0]
+    walked: list[Walked] = []
+    for name in sorted(names, key=lambda name: name == ENSEMBLE):  # the ensemble is made of the others
+        horizon = int(str(settings_of(name, given[name])["horizon"])) if name != ENSEMBLE else _horizon(sets)
+        plan = FoldPlan(
+            folds,
+            days("--train", train),
+            days("--step", step),
+            horizon if purge is None else days("--purge", purge),
+            days("--embargo", embargo),
+            first,
+        )
+        kept = runs_folder(session.settings)
+        with stopper() as stop:
+            events: Iterator[object]
+            if name == ENSEMBLE:
+                events = ensemble.walk_forward_ensemble(
+                    panel,
+                    members,
+                    horizon=horizon,
+                    folds=plan,
+                    store=session.store,
+                    root=kept,
+                    cutoff=cutoff,
+                    argv=session.words,
+                    stop=stop,
+                    fresh=fresh,
+                )
+            else:
+                events = walk(
+                    panel,
+                    name,
+                    given[name],
+                    folds=plan,
+                    store=session.store,
+                    root=kept,
+                    cutoff=cutoff,
+                    argv=session.words,
+                    stop=stop,
+                    fresh=fresh,
+                )
+            walked.append(_followed(session, name, plan, events))
+        if walked[-1].interrupted:
+            break
+
+    def view() -> Iterator[RenderableType]:
+        from yieldlab.report.training import walked_lines
+
+        yield from walked_lines(walked)
+
+    interrupted = any(each.interrupted for each in walked)
+    failed = [f"{each.model}, fold {number}: {reason}" for each in walked for number, reason in each.failures.items()]
+    code = INTERRUPTED if interrupted else 4 if failed else 0
+    return Outcome(
+        {"runs": [each.as_dict() for each in walked]},
+        view,
+        run_id=walked[-1].run_id,
+        warnings=failed,
+        exit_code=code,
+    )
+
+
+@command(groups.models, "models predict", settings=("data", "models"))
+def predict(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A trained model, as lstm or lstm_best.")],
+    as_of: AsOf = None,
+) -> Outcome:
+    """Give the forecast of today for every pool.
+
+    Ends with exit code 4 when some pools have none, each with its reason.
+    """
+    from yieldlab.forecast.artifacts import find, load
+    from yieldlab.forecast.train import forecast_today
+
+    refuse_ensemble([name], "predict")
+    card = find(name, session.settings.models)
+    model = load(card)
+    panel, _ = read(session, as_of)
+    made = forecast_today(panel, model, trained_through=card.trained_through)
+    without = made["reason"].is_not_null().sum()
+
+    def view() -> Iterator[RenderableType]:
+        from yieldlab.report.training import today_lines
+
+        yield from today_lines(made, card)
+
+    warnings = [f"{without} of {made.height} pools have no forecast"] if without else []
+    data = {"model": card.name, "trained_through": card.trained_through, "forecasts": made.to_dicts()}
+    return Outcome(data, view, warnings=warnings, exit_code=4 if without else 0)
+
+
+@command(groups.models, "models tune", settings=("data", "seed", "jobs"))
+def tune(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="One model.")],
+    trials: Annotated[int, typer.Option("--trials", metavar="N", help="Finished trials wanted in all.")] = 20,
+    sets: Settings = None,
+    as_of: AsOf = None,
+) -> Outcome:
+    """Search good settings of a model, never on the test days.
+
+    Trials are kept in the data folder; the same command goes on where it was stopped.
+    """
+    from yieldlab.forecast import tuning
+
+    refuse_ensemble([name], "tune")
+    given = settings_for(session, name, sets, own_only=True)
+    panel, _ = read(session, as_of)
+    last: tuning.Tuned | None = None
+    with session.progress(f"tune {name}") as progress:
+        for event in tuning.tune(
+            panel, name, given, trials=trials, folder=session.settings.data, seed=session.settings.seed
+        ):
+            match event:
+                case tuning.Tuned():
+                    last = event
+                case _:
+                    best = "" if event.best is None else f"best {event.best:.4f}"
+                    progress.update(event.number + 1, trials, best)
+    assert last is not None  # the last event of every search
+
+    def view() -> Iterator[RenderableType]:
+        from yieldlab.report.tuning import tuned_lines
+
+        yield from tuned_lines(last)
+
+    return Outcome(tuning.document(last), view)
+
+
+def read(session: Session, as_of: str | None) -> tuple[Panel, datetime]:
+    """The panel with every field that a feature is made of."""
+    from yieldlab import schema
+
+    return inputs.read_panel(session.store, schema.FIELDS, inputs.instant("--as-of", as_of))
+
+
+def settings_for(
+    session: Session, name: str, sets: Sequence[str] | None, *, own_only: bool = False
+) -> dict[str, Value]:
+    """What is set and what `--seed` and `--jobs` say, as far as the model has such a setting.
+
+    Raises UsageError for what it does not have, unless another model does and `own_only` is not asked for.
+    """
+    from yieldlab.forecast.registry import MODELS, entry
+    from yieldlab.space import parse_axis
+
+    known = entry(name).settings
+    found: dict[str, Value] = {}
+    if "seed" in known:
+        found["seed"] = session.settings.seed
+    if "threads" in known and "jobs" in session.settings.flags:
+        found["threads"] = session.settings.jobs
+    others = {key for each in MODELS.values() for key in each.settings}
+    for text in sets or ():
+        key, values = parse_axis(text)
+        if len(values) != 1:
+            raise UsageError(f"--set {text} gives {len(values)} values; --set takes one")
+        if key in known or key not in others or own_only:
+            found[key] = values[0]
+    return found
+
+
+def days(flag: str, text: str) -> int:
+    """A number of days, as `30d` or `30`. Raises UsageError with the right form."""
+    found = re.fullmatch(r"\s*([0-9]{1,5})\s*d?\s*", text)
+    if found is None:
+        raise UsageError(f"{flag} must be a whole number of days such as 30d, not {text!r}")
+    return int(found[1])
+
+
+def refuse_ensemble(names: Sequence[str], verb: str) -> None:
+    """The ensemble is made of its members' walk-forward forecasts and has nothing of its own to train or to ask."""
+    from yieldlab.forecast.registry import ENSEMBLE
+
+    if ENSEMBLE in names:
+        raise UsageError(
+            f"the ensemble is made of other models' walk-forward forecasts and there is nothing to {verb}; "
+            "run: yieldlab models walk-forward ewma xgboost lstm ensemble"
+        )
+
+
+def losses(event: EpochDone) -> str:
+    """What a progress bar says of an epoch."""
+    valid = "" if event.valid_loss is None else f", validation {event.valid_loss:.4f}"
+    return f"epoch {event.epoch}: train {event.train_loss:.4f}{valid}"
+
+
+def card_document(card: object) -> dict[str, object]:
+    """A card as the JSON document shows it: without what was fitted, which may be long."""
+    names = [name for name in type(card).__slots__ if name != "fitted"]  # type: ignore[attr-defined]
+    return {name: getattr(card, name) for name in names}
+
+
+def _horizon(sets: Sequence[str] | None) -> int:
+    from yieldlab.forecast.registry import settings_of
+    from yieldlab.space import parse_axis
+
+    chosen = dict(parse_axis(text) for text in sets or ())
+    given = {"horizon": chosen["horizon"][0]} if "horizon" in chosen else {}
+    return int(str(settings_of("ewma", given)["horizon"]))
+
+
+def _followed(session: Session, name: str, plan: FoldPlan, events: Iterator[object]) -> Walked:
+    """Show every event of a walk-forward until its last one."""
+    from yieldlab.forecast import fold_runs
+    from yieldlab.forecast.protocol import EpochDone
+    from yieldlab.report.training import Walked
+
+    walked = Walked(name, plan)
+    done = 0
+    with session.progress(f"walk-forward {name}") as progress:
+        for event in events:
+            match event:
+                case fold_runs.Planned():
+                    walked.run_id, walked.path, walked.folds = event.run_id, event.path, event.folds
+                    done = event.done
+                    progress.update(done, event.folds)
+                case EpochDone():
+                    progress.update(done, walked.folds, losses(event))
+                case fold_runs.FoldDone():
+                    done = event.done
+                    walked.trained.append(event.trained_through)
+                    progress.update(done, event.folds)
+                case fold_runs.FoldFailed():
+                    done = event.done
+                    walked.failures[event.number] = event.reason
+                    progress.say(f"fold {event.number} failed: {event.reason}")
+                case fold_runs.Interrupted():
+                    walked.interrupted = True
+                case fold_runs.Finished():
+                    walked.rows, walked.reused = event.rows, event.reused
+    return walked

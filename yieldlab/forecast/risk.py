@@ -1,0 +1,288 @@
+"""How likely a pool is to turn bad within the month: boosted trees that give it a class and a probability of `high`.
+
+They learn from `risk_labels` what became of a pool after each training day, the classes weighted to count the same.
+What that does to the probabilities is undone afterwards: on the second half of the validation days a logistic
+regression on the log-probabilities puts them right, and where these cannot carry one, they are weighted back by how
+frequent each class was in training. The first half says when to stop adding trees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xgboost as xgb
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
+
+from yieldlab.errors import DataError
+from yieldlab.folds import Rows
+from yieldlab.forecast.boosted_trees import (
+    PREDICTED_TOGETHER,
+    best_of,
+    boost,
+    booster_of,
+    check_rounds,
+    gains,
+    shared_params,
+    threads,
+    told,
+    untold,
+)
+from yieldlab.forecast.protocol import EpochDone
+from yieldlab.forecast.risk_features import risk_features
+from yieldlab.forecast.risk_labels import CLASSES, HIGH, labels
+from yieldlab.forecast.windows import Ints, Windows
+from yieldlab.space import Value
+
+Floats = NDArray[np.float64]
+
+OBJECTIVE = "multi:softprob"
+
+#: A calibration needs so many samples of every class.
+SAMPLES_PER_CLASS = 20
+
+#: Probabilities below are taken as this before their logarithm.
+LEAST_PROBABILITY = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class RiskReport:
+    """How classes and probabilities compare with what happened on days not learned from.
+
+    `confusion[i][j]` counts samples of class i that were given class j. `log_loss` is the mean of -log of the
+    probability of the class that came; `log_loss_prior` what the training's frequencies of the classes would have
+    scored. `pr_auc_high` is the average precision of `high`, which is `base_rate_high` by guessing; None where there
+    was no high. `importance` is the mean gain of the splits on each feature.
+    """
+
+    samples: int
+    confusion: tuple[tuple[int, ...], ...]
+    log_loss: float
+    log_loss_prior: float
+    pr_auc_high: float | None
+    base_rate_high: float
+    importance: Mapping[str, float]
+    calibration: str
+
+
+class RiskClassifier:
+    """Classification trees with what turns their answers into probabilities. `calibration` says how, in a sentence."""
+
+    def __init__(self, name: str, settings: Mapping[str, Value]) -> None:
+        self.name = name
+        self.settings = dict(settings)
+        self.trained_through = -1
+        self.history: list[EpochDone] = []
+        self.calibration = ""
+        check_rounds(name, settings)
+
+    def fit(self, windows: Windows, train: Rows, valid: Rows | None) -> Iterator[EpochDone]:
+        """Learn from the usable samples with a risk label; an event after each round."""
+        happened = self.labels(windows)
+        names, values = _inputs(windows)
+        self._names = names
+        t, n, label = _labelled(windows, train, happened)
+        counts = np.bincount(label, minlength=len(CLASSES))
+        if not t.size:
+            raise DataError(
+                f"there is no training day with a risk label, which needs {windows.horizon} more days; "
+                "the history is too short"
+            )
+        if np.count_nonzero(counts) < 2:
+            raise DataError(
+                f"all {t.size:,} training samples are of risk class {CLASSES[label[0]]}, so there is nothing to tell "
+                "apart; use a longer history, more pools or other thresholds"
+            )
+        self.trained_through = int(t.max()) + windows.horizon
+        self._priors = counts / counts.sum()
+        learned = self._matrix(values, t, n, label)
+        checked, kept = None, None
+        if valid is not None:
+            checked, kept = self._validation(windows, values, valid, happened)
+        params = {
+            "objective": OBJECTIVE,
+            "eval_metric": "mlogloss",
+            "num_class": len(CLASSES),
+            **shared_params(self.settings),
+        }
+        self._booster, self.history = yield from boost(self.name, self.settings, params, learned, checked)
+        self._calibrate(values, kept)
+
+    def _validation(
+        self, windows: Windows, values: Floats, valid: Rows, happened: Floats
+    ) -> tuple[xgb.DMatrix, tuple[Ints, Ints, Ints]]:
+        """What says when to stop (the first half of the days), and the samples to calibrate on (the second)."""
+        t, n, label = _labelled(windows, valid, happened)
+        if not t.size:
+            raise DataError("there is no validation day with a risk label, so nothing can be stopped by it")
+        self.trained_through = max(self.trained_through, int(t.max()) + windows.horizon)
+        first = t <= np.median(t)
+        return self._matrix(values, t[first], n[first], label[first]), (t[~first], n[~first], label[~first])
+
+    def _calibrate(self, values: Floats, kept: tuple[Ints, Ints, Ints] | None) -> None:
+        self._coefficients: Floats | None = None
+        unseen = [CLASSES[each] for each in np.flatnonzero(self._priors == 0.0)]
+        if kept is None:
+            reason = "there were no validation days"
+        elif unseen:
+            reason = f"no training sample is of class {unseen[0]}"
+        else:
+            t, n, label = kept
+            counts = np.bincount(label, minlength=len(CLASSES))
+            fewest = int(counts.argmin())
+            if counts[fewest] >= SAMPLES_PER_CLASS:
+                fitted = LogisticRegression(max_iter=1_000).fit(_logs(self._answers(values, t, n)), label)
+                self._coefficients = np.column_stack([fitted.coef_, fitted.intercept_])
+                self.calibration = f"logistic regression on {t.size:,} validation samples"
+                return
+            reason = (
+                f"class {CLASSES[fewest]} has {counts[fewest]} of the {SAMPLES_PER_CLASS} validation samples it needs"
+            )
+        self.calibration = f"none but for the classes' frequencies in training: {reason}"
+
+    def labels(self, windows: Windows) -> Floats:
+        """(T, N) what happened, by this model's thresholds; NaN = no label."""
+        horizon = windows.horizon
+        shares = ("tvl_fall_high", "apy_fall_high", "tvl_fall_medium", "deviation_quantile")
+        thresholds = {name: float(str(self.settings[name])) for name in shares}
+        return labels(windows.panel, horizon=horizon, deviation_days=min(30, horizon), **thresholds)
+
+    def probabilities(self, windows: Windows, rows: Rows) -> Floats:
+        """(rows, N, 3) calibrated probability of each class, NaN where no window may be used."""
+        names, values = _inputs(windows)
+        if names != self._names:
+            raise DataError(f"model {self.name!r} was trained with other features than this panel gives")
+        t, n = windows.samples(rows, labelled=False)
+        result = np.full((rows[1] - rows[0], windows.shape[1], len(CLASSES)), np.nan)
+        if t.size:
+            result[t - rows[0], n] = self._calibrated(self._answers(values, t, n))
+        return result
+
+    def fields(self, windows: Windows, rows: Rows) -> dict[str, Floats]:
+        """`risk_class`, the likeliest (0, 1, 2), and `risk_prob_high`, for every usable window."""
+        found = self.probabilities(windows, rows)
+        missing = np.isnan(found[:, :, HIGH])
+        likeliest = np.where(missing, np.nan, np.argmax(np.nan_to_num(found), axis=2))
+        return {"risk_class": likeliest, "risk_prob_high": found[:, :, HIGH].copy()}
+
+    def report(self, windows: Windows, rows: Rows) -> RiskReport:
+        """How it does on days that it should not have learned from. Raises DataError when none has a label."""
+        t, n, label = _labelled(windows, rows, self.labels(windows))
+        if not t.size:
+            raise DataError(f"none of the {rows[1] - rows[0]} days reported on has a risk label")
+        found = self.probabilities(windows, rows)[t - rows[0], n]
+        priors = np.broadcast_to(self._priors, found.shape)
+        high = label == HIGH
+        return RiskReport(
+            samples=int(t.size),
+            confusion=confusion(label, found.argmax(axis=1)),
+            log_loss=log_loss(label, found),
+            log_loss_prior=log_loss(label, priors),
+            pr_auc_high=float(average_precision_score(high, found[:, HIGH])) if high.any() else None,
+            base_rate_high=float(high.mean()),
+            importance=gains(self._booster),
+            calibration=self.calibration,
+        )
+
+    @property
+    def best_epoch(self) -> int:
+        """The number of rounds kept."""
+        return best_of(self.history)
+
+    def document(self) -> dict[str, object]:
+        return {
+            "features": list(self._names),
+            "classes": list(CLASSES),
+            "priors": self._priors.tolist(),
+            "calibration": self.calibration,
+            "coefficients": None if self._coefficients is None else self._coefficients.tolist(),
+            "history": told(self.history),
+        }
+
+    def weights(self) -> bytes | None:
+        """The trees in XGBoost's own JSON."""
+        return bytes(self._booster.save_raw("json"))
+
+    def restore(self, document: Mapping[str, Any], weights: bytes | None) -> None:
+        try:
+            self._names = tuple(document["features"])
+            self._priors = np.array(document["priors"], dtype=np.float64)
+            self.calibration = str(document["calibration"])
+            given = document["coefficients"]
+            self._coefficients = None if given is None else np.array(given, dtype=np.float64)
+            self.history = untold(document["history"])
+            sound = self._priors.shape == (len(CLASSES),) and np.isfinite(self._priors).all()
+            if self._coefficients is not None:
+                fits = self._coefficients.shape == (len(CLASSES), len(CLASSES) + 1)
+                sound = sound and fits and np.isfinite(self._coefficients).all()
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"the card of model {self.name!r} does not describe risk classes ({error})") from error
+        if not sound:
+            raise DataError(f"the card of model {self.name!r} has no usable priors or calibration")
+        self._booster = booster_of(self.name, weights, OBJECTIVE, self._names)
+
+    def _matrix(self, values: Floats, t: Ints, n: Ints, label: Ints | None = None) -> xgb.DMatrix:
+        """Inputs, and with labels the weights that make every class of the training count the same."""
+        weight = None
+        if label is not None:
+            frequency = np.where(self._priors > 0.0, self._priors, np.inf)
+            weight = (1.0 / (np.count_nonzero(self._priors) * frequency))[label]
+        names = list(self._names)
+        return xgb.DMatrix(values[t, n], label, weight=weight, feature_names=names, nthread=threads(self.settings))
+
+    def _answers(self, values: Floats, t: Ints, n: Ints) -> Floats:
+        """(S, 3) what the trees say, as if every class were as frequent as the others."""
+        starts = range(0, t.size, PREDICTED_TOGETHER)
+        parts = [slice(start, start + PREDICTED_TOGETHER) for start in starts]
+        answers = [self._booster.predict(self._matrix(values, t[part], n[part])) for part in parts]
+        return np.concatenate(answers).astype(np.float64)
+
+    def _calibrated(self, answers: Floats) -> Floats:
+        if self._coefficients is None:
+            weighted = answers * self._priors
+            return _shares(weighted)
+        scores = _logs(answers) @ self._coefficients[:, :-1].T + self._coefficients[:, -1]
+        return _shares(np.exp(scores - scores.max(axis=1, keepdims=True)))
+
+
+def confusion(label: Ints, given: Ints) -> tuple[tuple[int, ...], ...]:
+    """Rows: what happened, columns: the class given.
+
+    >>> confusion(np.array([0, 2, 2]), np.array([0, 0, 2]))
+    ((1, 0, 0), (0, 0, 0), (1, 0, 1))
+    """
+    counted = np.bincount(label * len(CLASSES) + given, minlength=len(CLASSES) ** 2)
+    return tuple(tuple(row) for row in counted.reshape(len(CLASSES), len(CLASSES)).tolist())
+
+
+def log_loss(label: Ints, probabilities: Floats) -> float:
+    """Mean of -log of the probability given to what happened, taken as 1e-9 where it is below."""
+    came = probabilities[np.arange(label.size), label]
+    return float(-np.log(np.maximum(came, LEAST_PROBABILITY)).mean())
+
+
+def _inputs(windows: Windows) -> tuple[tuple[str, ...], Floats]:
+    """Names, and (T, N, F) values."""
+    made = risk_features(windows.panel)
+    return tuple(made), np.stack(list(made.values()), axis=2)
+
+
+def _labelled(windows: Windows, rows: Rows, happened: Floats) -> tuple[Ints, Ints, Ints]:
+    """Rows, pools and classes of the usable samples with a label."""
+    t, n = windows.samples(rows, labelled=False)
+    known = ~np.isnan(happened[t, n])
+    return t[known], n[known], happened[t[known], n[known]].astype(np.int64)
+
+
+def _shares(odds: Floats) -> Floats:
+    shares: Floats = odds / odds.sum(axis=1, keepdims=True)
+    return shares
+
+
+def _logs(answers: Floats) -> Floats:
+    logs: Floats = np.log(np.maximum(answers, LEAST_PROBABILITY))
+    return logs

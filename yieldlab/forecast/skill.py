@@ -1,0 +1,152 @@
+"""How far off were forecasts on given cells, and by how much less than the first of them?
+
+The measures are defined in `forecast.evaluate`, whose tables they fill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Whole = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+#: The measures of one model on one set of cells, by name.
+Measures = dict[str, str | int | float | None]
+
+#: Pools that a day needs, so that their order means something.
+_MIN_POOLS = 3
+
+#: The ends of a 95 % interval.
+_ENDS = (0.025, 0.975)
+
+
+class Resampling(NamedTuple):
+    """A moving-block bootstrap of days: `draws` samples of whole blocks of `block_days` days."""
+
+    block_days: int
+    draws: int
+    seed: int
+
+    def drawn(self, daily: Floats) -> Floats:
+        """(M, draws) sums over the days of each draw, from (M, D): blocks begin anywhere where they fit, and the last
+        one is cut, so that each draw has D days."""
+        days = daily.shape[1]
+        blocks = -(-days // self.block_days)
+        begins = np.random.default_rng(self.seed).integers(0, days - self.block_days + 1, size=(self.draws, blocks))
+        cut = days - (blocks - 1) * self.block_days
+        whole = _sums(daily, self.block_days)[:, begins[:, :-1]].sum(axis=2)
+        return np.asarray(whole + _sums(daily, cut)[:, begins[:, -1]])
+
+    def intervals(self, daily: Floats) -> Floats:
+        """(M, 2) the ends of the skill of each model against the first, from sums of errors a day (M, D); every model
+        has the same draws. NaN where two blocks do not fit, or the first has no error in some draw."""
+        models, days = daily.shape
+        if days < 2 * self.block_days:
+            return np.full((models, 2), np.nan)
+        drawn = self.drawn(daily)
+        if not bool(np.all(drawn[0] > 0.0)):
+            return np.full((models, 2), np.nan)
+        return np.asarray(np.quantile(1.0 - drawn / drawn[0], _ENDS, axis=1).T)
+
+
+def measured(
+    models: Mapping[str, Floats], truth: Floats, common: Flags, *, scale: Floats, resampling: Resampling
+) -> list[Measures]:
+    """The measures of each model's (T, N) forecasts on the cells of `common`, of which there is at least one; skill is
+    against the first model, MASE in terms of `scale` (N,), NaN = left out of it."""
+    row, pool = np.nonzero(common)
+    day = row - row[0]
+    came = truth[common]
+    counted: Measures = {
+        "cells": row.size,
+        "days": int(np.count_nonzero(np.bincount(day))),
+        "pools": np.unique(pool).size,
+        "mase_pools": int(np.count_nonzero(np.isfinite(scale[np.unique(pool)]))),
+    }
+    came_ranks = _ranks(came, day)
+    rows: list[Measures] = []
+    daily: list[Floats] = []
+    mae: list[float] = []
+    rmse: list[float] = []
+    for name, forecasts in models.items():
+        said = forecasts[common]
+        errors = np.abs(said - came)
+        daily.append(np.bincount(day, weights=errors).astype(np.float64))
+        mae.append(float(np.mean(errors)))
+        rmse.append(float(np.sqrt(np.mean(errors**2))))
+        correlation, rank_days = _rank_correlation(_ranks(said, day), came_ranks, day)
+        rows.append(
+            {
+                "model": name,
+                **counted,
+                "rmse": rmse[-1],
+                "mae": mae[-1],
+                "median_ae": float(np.median(errors)),
+                "mase": _scaled(errors, pool, scale),
+                "smape": _symmetric(errors, said, came),
+                "skill": _skill(mae[-1], mae[0]),
+                "skill_rmse": _skill(rmse[-1], rmse[0]),
+                "rank_correlation": correlation,
+                "rank_days": rank_days,
+            }
+        )
+    for each, (low, high) in zip(rows, resampling.intervals(np.array(daily)), strict=True):
+        each |= {"skill_low": float(low), "skill_high": float(high)}
+    return rows
+
+
+def _sums(daily: Floats, days: int) -> Floats:
+    """(M, D - days + 1) sums over as many `days`, by where they begin."""
+    return np.asarray(sliding_window_view(daily, days, axis=1).sum(axis=2))
+
+
+def _skill(error: float, reference: float) -> float:
+    return 1.0 - error / reference if reference > 0.0 else np.nan
+
+
+def _scaled(errors: Floats, pool: Whole, scale: Floats) -> float:
+    """MASE: the mean over pools of a pool's mean error / scale."""
+    cells = np.bincount(pool, minlength=scale.size)
+    inside = np.isfinite(scale) & (cells > 0)
+    means = np.bincount(pool, weights=errors, minlength=scale.size)[inside] / cells[inside]
+    return float(np.mean(means / scale[inside])) if inside.any() else np.nan
+
+
+def _symmetric(errors: Floats, said: Floats, came: Floats) -> float:
+    size = np.abs(said) + np.abs(came)
+    return float(np.mean(np.divide(2.0 * errors, size, out=np.zeros_like(errors), where=size > 0.0)))
+
+
+def _ranks(values: Floats, day: Whole) -> Floats:
+    """(C,) rank of each cell among its day's, ties sharing their mean rank, less the day's mean rank. Halves of whole
+    numbers: sums of their products are exact, and a day on which all are equal has nothing but zeros."""
+    by_value = np.argsort(values)
+    order = by_value[np.argsort(day[by_value].astype(np.min_scalar_type(day[-1])), kind="stable")]  # a third of lexsort
+    sorted_values, sorted_days = values[order], day[order]
+    begins_day = np.flatnonzero(np.r_[True, np.diff(sorted_days) > 0])
+    begins_tie = np.flatnonzero(np.r_[True, (np.diff(sorted_days) > 0) | (sorted_values[1:] != sorted_values[:-1])])
+    ranks = np.empty(values.size)
+    ranks[order] = _middles(begins_tie, values.size) - _middles(begins_day, values.size)
+    return ranks
+
+
+def _middles(begins: Whole, size: int) -> Floats:
+    """(size,) the middle place of the run that each place is in."""
+    lengths = np.diff(np.r_[begins, size])
+    return np.repeat(begins + (lengths - 1) / 2.0, lengths)
+
+
+def _rank_correlation(said: Floats, came: Floats, day: Whole) -> tuple[float, int]:
+    """The mean over days of the correlation of centred ranks, and over how many days."""
+    squares = np.bincount(day, weights=said**2) * np.bincount(day, weights=came**2)
+    usable = (squares > 0.0) & (np.bincount(day) >= _MIN_POOLS)
+    if not usable.any():
+        return np.nan, 0
+    products = np.bincount(day, weights=said * came)
+    return float(np.mean(products[usable] / np.sqrt(squares[usable]))), int(np.count_nonzero(usable))

@@ -1,0 +1,173 @@
+"""How models, their training and their forecasts look in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from yieldlab.report.terminal import count, note, number, percent, table, words
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from yieldlab.forecast.artifacts import Card
+    from yieldlab.forecast.fold_runs import FoldPlan
+    from yieldlab.forecast.outcomes import RiskOutcome
+    from yieldlab.forecast.registry import Entry
+    from yieldlab.forecast.train import Trained
+
+_CLASSES = ("low", "medium", "high")
+
+
+@dataclass(slots=True)
+class Walked:
+    """What one walk-forward told on its way."""
+
+    model: str
+    plan: FoldPlan
+    run_id: str = ""
+    path: Path = Path()
+    folds: int = 0
+    rows: int = 0
+    reused: bool = False
+    interrupted: bool = False
+    trained: list[str | None] = field(default_factory=list)
+    failures: dict[int, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, object]:
+        """In JSON's own kinds."""
+        return {
+            "model": self.model,
+            "run_id": self.run_id,
+            "path": self.path,
+            "folds": self.folds,
+            "rows": self.rows,
+            "reused": self.reused,
+            "interrupted": self.interrupted,
+            "failures": {str(number): reason for number, reason in self.failures.items()},
+        }
+
+
+def walked_lines(walked: Sequence[Walked]) -> Iterator[RenderableType]:
+    """One row per walk-forward."""
+    rows = []
+    for each in walked:
+        state = "interrupted" if each.interrupted else "unchanged, reused" if each.reused else "done"
+        state += f", {len(each.failures)} folds failed" if each.failures else ""
+        known = [day for day in each.trained if day]
+        through = f"{known[0]} to {known[-1]}" if known else "-"
+        rows.append([each.model, state, through, f"{each.folds:,}", f"{each.rows:,}"])
+    yield table(["model", "state", "trained through", "folds", "forecasts"], rows, left=3)
+    plan = walked[-1].plan
+    yield note(
+        f"Folds: {plan.mode}, {plan.train} days to learn from, {plan.step} days forecast, {plan.purge} days purged and "
+        f"{plan.embargo} embargoed between"
+    )
+    for each in walked:
+        yield f"Run {each.run_id}: {each.path}"
+    if any(each.interrupted for each in walked):
+        yield "Interrupted: the same command goes on after the last finished fold"
+
+
+def trained_lines(trained: Trained) -> Iterator[RenderableType]:
+    """The test of what was trained, and where it is."""
+    if trained.test is not None:
+        from yieldlab.report.models import evaluation_lines
+
+        yield f"Test of {trained.best.name} on days it has not seen:"
+        yield from evaluation_lines(trained.test)
+    yield from card_lines(trained.released)
+
+
+def card_lines(card: Card) -> Iterator[RenderableType]:
+    """What is known of a trained model."""
+    test = card.metrics.get("test", {})
+    through = f"trained through {card.trained_through}" if card.trained_through else "nothing is fitted"
+    yield f"{card.name}: model {card.model}, {through}, made {card.created}"
+    if "confusion" in test:
+        yield from _confusion(pl.DataFrame(_confusion_rows(test["confusion"]), orient="row"))
+        yield from _risk_figures(test)
+        gains = sorted(test["importance"].items(), key=lambda each: -each[1])[:8]
+        yield "Gain: " + ", ".join(f"{name} {number(gain, 1)}" for name, gain in gains)
+        yield note(f"Calibration: {test['calibration']}")
+    elif test:
+        yield note(
+            f"Test: MAE {percent(test['mae'])}-points, skill against persistence {percent(test['skill'], 1)}"
+            if test.get("skill") is not None
+            else f"Test: MAE {percent(test.get('mae'))}-points"
+        )
+    yield f"Card: {card.path}"
+
+
+def today_lines(made: pl.DataFrame, card: Card) -> Iterator[RenderableType]:
+    """Every pool's forecast, the best first."""
+    fields = [name for name in made.columns if name.startswith(("forecast_", "risk_"))]
+    ranked = made.filter(pl.col("reason").is_null()).sort(fields[0], descending=True)
+    rows = [
+        [
+            row["pool_id"],
+            row["protocol"],
+            percent(row["apy_now"]),
+            *(_CLASSES[int(row[name])] if name == "risk_class" else percent(row[name]) for name in fields),
+        ]
+        for row in ranked.to_dicts()
+    ]
+    day, ahead = made["day"][0], made["for_day"][0]
+    yield f"{card.name} at the end of {day}, for {ahead}; trained through {card.trained_through or '(nothing fitted)'}"
+    yield table(["pool", "protocol", "APY now", *fields], rows, left=2)
+    missing = made.filter(pl.col("reason").is_not_null()).group_by("reason").len().sort("reason")
+    for reason, pools in missing.iter_rows():
+        yield f"No forecast for {count(pools, 'pool')}: {reason}"
+
+
+def models_lines(kinds: Mapping[str, str], cards: Sequence[Card], walked: pl.DataFrame) -> Iterator[RenderableType]:
+    """Every kind of model, what is trained of it and its latest forecasts."""
+    rows = []
+    for name, meaning in kinds.items():
+        trained = ", ".join(card.name for card in cards if card.model == name) or "-"
+        runs = walked.filter(pl.col("model") == name).sort("created_at").to_dicts()
+        forecasts = f"{runs[-1]['first'].date()} to {runs[-1]['last'].date()}" if runs else "-"
+        rows.append([name, meaning, trained, forecasts])
+    yield words(["model", "what it is", "trained", "forecasts in the store"], rows)
+
+
+def settings_lines(name: str, entry: Entry, settings: Mapping[str, Any] | None) -> Iterator[RenderableType]:
+    """A model's settings with their defaults, and what a trained one has."""
+    yield f"{name}: {entry.meaning}"
+    rows = [
+        [key, str(value), *([] if settings is None else [str(settings.get(key, "-"))])]
+        for key, value in entry.settings.items()
+    ]
+    yield words(["setting", "default", *([] if settings is None else ["trained with"])], rows)
+
+
+def risk_lines(found: RiskOutcome) -> Iterator[RenderableType]:
+    """What became of pools against the classes they were given."""
+    yield f"risk of run {found.run_id}: {found.samples:,} pool-days from {found.first} to {found.last}"
+    yield from _confusion(found.confusion)
+    yield from _risk_figures(found.as_dict())
+
+
+def _confusion(frame: pl.DataFrame) -> Iterator[RenderableType]:
+    rows = [[row["happened"], *(f"{row[name]:,}" for name in _CLASSES)] for row in frame.to_dicts()]
+    yield table(["what happened", *(f"given {name}" for name in _CLASSES)], rows)
+
+
+def _confusion_rows(matrix: Sequence[Sequence[int]]) -> list[dict[str, object]]:
+    return [
+        {"happened": name, **dict(zip(_CLASSES, row, strict=True))} for name, row in zip(_CLASSES, matrix, strict=True)
+    ]
+
+
+def _risk_figures(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+    ranked = "undefined, since nothing was high" if found["pr_auc_high"] is None else number(found["pr_auc_high"], 3)
+    yield f"PR-AUC of high {ranked}, base rate {number(found['base_rate_high'], 3)}"
+    if "log_loss_prior" in found:
+        yield f"Log loss {number(found['log_loss'], 3)}, by class frequency alone {number(found['log_loss_prior'], 3)}"
+    else:
+        base = number(found["log_loss_base"], 3)
+        yield f"Log loss of high {number(found['log_loss_high'], 3)}, by the base rate alone {base}"
