@@ -80,7 +80,12 @@ def test_the_demo_prints_what_the_readme_shows(yieldlab, empty: Path, monkeypatc
     shown = README.read_text().split("```text\nSYNTHETIC", 1)[1].split("```", 1)[0]
 
     def figures(text: str) -> list[str]:
-        return [line.rstrip() for line in text.splitlines()[1:] if not re.search(r"\d{8}T\d{6}Z", line)]
+        lines = [line.rstrip() for line in text.splitlines()[1:] if not re.search(r"\d{8}T\d{6}Z", line)]
+        # What a net learns differs in the last digits from machine to machine, and with it whom it ranks third.
+        return [
+            re.sub(r"[\d.,%-]+", "#", line) if line.startswith(("lstm_top", "risk_adjusted")) else line
+            for line in lines
+        ]
 
     told = yieldlab("demo")
     assert told.code == 0, told.err

@@ -240,6 +240,16 @@ def test_the_same_seed_gives_the_same_interval_and_longer_blocks_follow_a_longer
     assert compare(panel, predictions, horizon=20).block_days == 40
 
 
+def test_blocks_are_as_long_as_each_lead_needs_unless_given() -> None:
+    panel = panel_of(0.05 + np.cumsum(np.random.default_rng(4).normal(0.0, 0.001, (200, 4)), axis=0))
+    model = {"m": panel["apy"] * 1.001}
+    by_lead = compare(panel, model, horizon=7, draws=50).by_lead
+    for lead, block in ((1, 14), (7, 14), (14, 28), (30, 60)):
+        given = compare(panel, model, horizon=7, draws=50, block_days=block).by_lead
+        assert row(by_lead, model="m", lead=lead) == row(given, model="m", lead=lead)
+        assert row(by_lead, model="m", lead=lead)["skill_low"] is not None
+
+
 def test_no_number_is_nan_or_infinite_even_where_persistence_is_perfect() -> None:
     panel = panel_of(np.full((120, 4), 0.05))
     evaluation = compare(panel, {"off": np.full((120, 4), 0.06), "same": np.full((120, 4), 0.05)}, horizon=7)

@@ -128,6 +128,7 @@ def test_a_run_killed_before_its_end_is_never_read(store: Store, monkeypatch: py
         patch.setattr(Table, "append", dying)
         with pytest.raises(KeyboardInterrupt):
             store.add_forecasts(pl.concat([told(0.66), told(0.66, days=[8])]), run(run_id="again"))
+    assert store.versions()["forecasts"].rows == 8 + 10, "its rows came first, or the test proves nothing"
     assert store.sql("SELECT count(*) AS n FROM forecasts")["n"].item() == 8
     assert seen(store) == [0.01] * 4
     assert store.forecast_runs()["run_id"].to_list() == ["first"]
@@ -242,7 +243,7 @@ REFUSED = {
     "no name after the prefix": (told(0.1, field="risk_"), run(), "'risk_' does not"),
     "two names": (told(0.1, field="risk_a,risk_b"), run(), "'risk_a,risk_b' does not"),
     "nothing": (told(np.nan), run(), "there are no forecasts to store"),
-    "text": (told(0.1).with_columns(pl.lit("high").alias("prediction")), run(), "the column 'prediction' of the forecasts to store holds String"),
+    "text": (told(0.1).with_columns(pl.lit("high").alias("prediction")), run(), "holds String, not Float64"),
     "no horizon": (told(0.1), {"model": "lstm"}, "a run of forecasts needs 'horizon_days'; it has model"),
     "no whole horizon": (told(0.1), run(horizon_days=1.5), "must be a whole number > 0, not 1.5"),
     "an unknown column": (told(0.1), run(setings_hash="x"), "has no 'setings_hash'; did you mean 'settings_hash'"),

@@ -15,14 +15,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
-from yieldlab.errors import DataError, did_you_mean
+from yieldlab.errors import DataError, UsageError, did_you_mean
 from yieldlab.forecast.protocol import Model
-from yieldlab.forecast.registry import MODELS, entry, make, released_name
+from yieldlab.forecast.registry import MODELS, entry, make, released_name, settings_of
 
 CARD_SCHEMA = 1
 CARD_SUFFIX = ".card.json"
+
+#: What the parts of a card are in JSON, where they are no text.
+_KINDS: Mapping[str, type | UnionType] = {
+    **dict.fromkeys(("settings", "data", "metrics", "versions", "fitted"), dict),
+    **dict.fromkeys(("weights_file", "weights_sha256"), str | None),
+}
 
 _VERSIONS = ("yieldlab", "numpy", "polars", "torch", "xgboost", "scikit-learn")
 
@@ -59,10 +66,9 @@ def save(
     metrics: Mapping[str, object],
 ) -> Card:
     """Write a fitted model as `name` into `folder`. `trained_through` is a day, `data` says what it learned from."""
-    weights, suffix = model.weights(), entry(model.name).suffix
-    if (weights is None) != (suffix is None):
+    weights, file = model.weights(), _weights_file(model.name, name)
+    if (weights is None) != (file is None):
         raise ValueError(f"model {model.name} and its entry disagree about a file of its own")
-    file = None if weights is None else f"{name}.{suffix}"
     document = {
         "schema_version": CARD_SCHEMA,
         "model": model.name,
@@ -91,10 +97,13 @@ def read_card(path: Path) -> Card:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"there is no card {path}; `yieldlab models train NAME` writes one") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"the card {path} cannot be read: {error}") from error
-    schema = document.get("schema_version") if isinstance(document, dict) else None
-    if not isinstance(schema, int) or document.get("model") not in MODELS:
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no JSON"
+        raise DataError(f"the card {path} cannot be read: {reason}") from error
+    if not isinstance(document, dict) or str(document.get("model")) not in MODELS:
+        raise DataError(f"{path} is no card of a model that yieldlab knows")
+    schema = document.get("schema_version")
+    if not isinstance(schema, int) or schema < 1:
         raise DataError(f"{path} is no card of a model that yieldlab knows")
     if schema > CARD_SCHEMA:
         raise DataError(
@@ -103,7 +112,17 @@ def read_card(path: Path) -> Card:
     names = [name for name in Card.__slots__ if name != "path"]
     if missing := [name for name in names if name not in document]:
         raise DataError(f"the card {path} is damaged: {missing[0]} is missing")
-    return Card(path=path, **{name: document[name] for name in names})
+    for name in names:
+        kind = _KINDS.get(name, str)
+        if not isinstance(document[name], kind):
+            raise DataError(f"the card {path} is damaged: {name} is {type(document[name]).__name__}")
+    card = Card(path=path, **{name: document[name] for name in names})
+    if card.weights_file != _weights_file(card.model, card.name):
+        raise DataError(
+            f"the card {path} is of a model {card.model!r} with the file {card.weights_file or 'none'}, "
+            "so it has another's name; train the model again"
+        )
+    return card
 
 
 def load(card: Card) -> Model:
@@ -112,18 +131,33 @@ def load(card: Card) -> Model:
     Raises DataError when its weights are missing or are not those of the card, UsageError where its package is not
     installed.
     """
-    weights = None
-    if card.weights_file is not None:
-        file = card.path.parent / Path(card.weights_file).name
-        try:
-            weights = file.read_bytes()
-        except OSError as error:
-            raise DataError(f"the weights {file} cannot be read: {error.strerror}; train the model again") from error
-        if hashlib.sha256(weights).hexdigest() != card.weights_sha256:
-            raise DataError(f"the file {file} does not match its card {card.path.name}; train the model again")
-    model = make(card.model, dict(card.settings))
-    model.restore(card.fitted, weights)
+    weights = weights_of(card)
+    # Where a model learned does not bind where it is asked.
+    elsewhere = {"device": "auto"} if card.settings.get("device") == "cuda" else {}
+    try:
+        settings = settings_of(card.model, {**card.settings, **elsewhere})
+    except UsageError as error:
+        raise DataError(f"the card {card.path} is damaged: {error}") from error
+    model = make(card.model, settings)
+    try:
+        model.restore(card.fitted, weights)
+    except UsageError as error:  # settings that make no such model
+        raise DataError(f"the card {card.path} is damaged: {error}") from error
     return model
+
+
+def weights_of(card: Card) -> bytes | None:
+    """The content of the model's own file, if it has one. Raises DataError when it is missing or is not the card's."""
+    if card.weights_file is None:
+        return None
+    file = card.path.parent / card.weights_file
+    try:
+        weights = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"the weights {file} cannot be read: {error.strerror}; train the model again") from error
+    if hashlib.sha256(weights).hexdigest() != card.weights_sha256:
+        raise DataError(f"the file {file} does not match its card {card.path.name}; train the model again")
+    return weights
 
 
 def listed(folder: Path) -> list[Card | tuple[Path, str]]:
@@ -141,10 +175,21 @@ def find(name: str, folder: Path) -> Card:
     """The card called `name`, or of the released model of that name. Raises DataError with the nearest one."""
     for stem in (name, released_name(name)):
         if (folder / f"{stem}{CARD_SUFFIX}").is_file():
-            return read_card(folder / f"{stem}{CARD_SUFFIX}")
+            card = read_card(folder / f"{stem}{CARD_SUFFIX}")
+            if name in MODELS and card.model != name:
+                raise DataError(
+                    f"the card {card.path} is of a model {card.model!r}, not {name!r}; train the model again"
+                )
+            return card
     names = [path.name.removesuffix(CARD_SUFFIX) for path in folder.glob(f"*{CARD_SUFFIX}")]
     train = f"; `yieldlab models train {name}` makes one" if name in MODELS else did_you_mean(name, names)
     raise DataError(f"there is no trained model {name!r} in {folder}{train}")
+
+
+def _weights_file(model: str, name: str) -> str | None:
+    """The file beside the card `name`, if such a model has one."""
+    suffix = entry(model).suffix
+    return None if suffix is None else f"{name}.{suffix}"
 
 
 def _versions() -> dict[str, str]:

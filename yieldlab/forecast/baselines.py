@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from yieldlab.errors import DataError
+from yieldlab.errors import DataError, UsageError
 from yieldlab.features import ewma, lag
 from yieldlab.folds import Rows
 from yieldlab.forecast.protocol import EpochDone
@@ -54,6 +54,16 @@ class _Baseline:
             if name not in document:
                 raise DataError(f"the card of model {self.name!r} has no {name}; it is not one of this model")
             setattr(self, name, document[name])
+        try:
+            sound = self._sound()
+        except (TypeError, ValueError, AttributeError):
+            sound = False
+        if not sound:
+            raise DataError(f"the card of model {self.name!r} is damaged: {' or '.join(self.fitted)} is no such thing")
+
+    def _sound(self) -> bool:
+        """Whether what was restored can be what was fitted."""
+        return True
 
     def _forecast(self, windows: Windows) -> Floats:
         raise NotImplementedError
@@ -85,6 +95,9 @@ class PoolMean(_Baseline):
         self.trained_through = int(t.max()) + windows.horizon
         yield from ()
 
+    def _sound(self) -> bool:
+        return bool(np.isfinite(np.array(list(self.means.values()), np.float64)).all())
+
     def _forecast(self, windows: Windows) -> Floats:
         means = [self.means.get(pool, np.nan) for pool in windows.panel.pool_ids]
         return np.broadcast_to(np.array(means), windows.shape)
@@ -95,6 +108,11 @@ class AutoRegression(_Baseline):
     transformed space; a pool with too few training samples has no forecast."""
 
     fitted = ("size", "coefficients")
+
+    def __init__(self, name: str, settings: Mapping[str, Value]) -> None:
+        super().__init__(name, settings)
+        if self._lags < 1:
+            raise UsageError(f"setting lags of model {name!r} must be 1 or more, not {settings['lags']}")
 
     def fit(self, windows: Windows, train: Rows, valid: Rows | None) -> Iterator[EpochDone]:
         t, n = _training(windows, train, valid)
@@ -112,7 +130,8 @@ class AutoRegression(_Baseline):
             centre, level = design[whole].mean(axis=0), float(wanted[whole].mean())
             moved = design[whole] - centre
             gram = moved.T @ moved / whole.sum() + ridge * np.eye(numbers - 1)
-            slopes = np.linalg.solve(gram, moved.T @ (wanted[whole] - level) / whole.sum())
+            # The shortest of the best slopes, where a ridge of 0 leaves more than one.
+            slopes = np.linalg.lstsq(gram, moved.T @ (wanted[whole] - level) / whole.sum())[0]
             intercept = level - float(centre @ slopes)
             self.coefficients[windows.panel.pool_ids[pool]] = [intercept, *slopes.tolist()]
         if not self.coefficients:
@@ -122,9 +141,18 @@ class AutoRegression(_Baseline):
         self.trained_through = int(t.max()) + windows.horizon
         yield from ()
 
+    @property
+    def _lags(self) -> int:
+        return int(str(self.settings["lags"]))
+
+    def _sound(self) -> bool:
+        numbers = np.array([self.size, *(each for row in self.coefficients.values() for each in row)], np.float64)
+        whole = all(len(row) == self._lags + 1 for row in self.coefficients.values())
+        return whole and self.size > 0.0 and bool(np.isfinite(numbers).all())
+
     def _inputs(self, windows: Windows, transform: YieldTransform) -> Floats:
         moved = transform.forward(windows.last)
-        return np.stack([lag(moved, rows) for rows in range(int(str(self.settings["lags"])))], axis=-1)
+        return np.stack([lag(moved, rows) for rows in range(self._lags)], axis=-1)
 
     def _forecast(self, windows: Windows) -> Floats:
         transform = YieldTransform(self.size)
@@ -133,7 +161,8 @@ class AutoRegression(_Baseline):
         for pool, name in enumerate(windows.panel.pool_ids):
             if name in self.coefficients:
                 intercept, *slopes = self.coefficients[name]
-                result[:, pool] = transform.inverse(intercept + inputs[:, pool] @ np.array(slopes))
+                # A sum row by row: a matrix product's last bits depend on how many rows there are.
+                result[:, pool] = transform.inverse(intercept + (inputs[:, pool] * np.array(slopes)).sum(axis=1))
         return result
 
 

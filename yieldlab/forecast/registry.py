@@ -123,6 +123,9 @@ MODELS: Mapping[str, Entry] = {
     ),
 }
 
+#: The largest number that a setting may be: what a 63-bit whole number holds.
+_MOST = 2**63 - 1
+
 #: Models that forecast a yield; the ensemble is made of their forecasts and is no entry of its own.
 FORECASTERS = tuple(name for name in MODELS if name != RISK)
 
@@ -136,7 +139,7 @@ def entry(name: str) -> Entry:
 
 def settings_of(name: str, given: Mapping[str, Value] | None = None) -> dict[str, Value]:
     """Every setting of the model: what is given, else its default. Raises UsageError for an unknown one, a wrong kind
-    or a number below zero."""
+    or a number that is no finite one of 0 or more."""
     known = entry(name).settings
     settings = dict(known)
     for key, value in (given or {}).items():
@@ -144,8 +147,11 @@ def settings_of(name: str, given: Mapping[str, Value] | None = None) -> dict[str
             raise UsageError(f"model {name!r} has no setting {key!r}{did_you_mean(key, known)}")
         settings[key] = alike(key, value, known[key])
     for key, value in settings.items():
-        if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
-            raise UsageError(f"setting {key} of model {name!r} must not be below 0, and is {value}")
+        if type(value) is not type(known[key]):  # `alike` lets none, and fractions of whole numbers, pass
+            kind = {int: "whole number", float: "number"}.get(type(known[key]), "value of another kind")
+            raise UsageError(f"setting {key} of model {name!r} takes a {kind}, not {value!r}")
+        if isinstance(value, int | float) and not 0 <= value <= _MOST:
+            raise UsageError(f"setting {key} of model {name!r} must be from 0 to {_MOST:.0e}, not {value}")
     return settings
 
 

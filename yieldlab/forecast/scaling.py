@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yieldlab.errors import DataError
-from yieldlab.features.sets import REFERENCE_PROTOCOLS
+from yieldlab.features.sets import REFERENCE_PROTOCOLS, STUDY
 from yieldlab.forecast.windows import Ints, Singles, Windows
 from yieldlab.units import from_percent, to_percent
 
@@ -30,9 +30,6 @@ HEAVY = (
 
 #: The least `c`, so that a pool which pays nothing at all does not make it zero.
 LEAST_SIZE = 1e-6
-
-#: Features beyond the study's that are left out where the training rows have none of their values.
-_OPTIONAL_AFTER = 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +50,20 @@ class YieldTransform:
         return moved
 
     def inverse(self, moved: Floats) -> Floats:
-        """The inverse of `forward`."""
-        apy: Floats = from_percent(np.sinh(moved) * self.size)
+        """The inverse of `forward`; infinite where that is beyond every number."""
+        with np.errstate(over="ignore"):
+            apy: Floats = from_percent(np.sinh(moved) * self.size)
         return apy
 
 
 @dataclass(frozen=True, slots=True)
 class Scaler:
-    """Names, sizes (0 = not transformed), means and scales of the features, and the protocols of the one-hot."""
+    """Names, sizes (0 = not transformed), means and scales of the features, the protocols of the one-hot, and those of
+    them that the training samples had: the reference study's always have a column, and may never have been seen."""
 
     names: tuple[str, ...]
     protocols: tuple[str, ...]
+    seen: tuple[str, ...]
     sizes: tuple[float, ...]
     means: tuple[float, ...]
     scales: tuple[float, ...]
@@ -80,9 +80,10 @@ class Scaler:
 
     @classmethod
     def fit(cls, windows: Windows, t: Ints, n: Ints) -> Self:
-        """From the last row of each training window: neighbouring windows share the others.
+        """From the last row of each training window: neighbouring windows share the others. A feature beyond the
+        study's that has no value there is left out.
 
-        Raises DataError when a feature of the study's set has no value there, or there is no sample.
+        Raises DataError when one of the study's has none, or there is no sample.
         """
         if not t.size:
             raise DataError(
@@ -91,8 +92,8 @@ class Scaler:
             )
         rows = windows.block.values[n, t].astype(np.float64)
         present = np.count_nonzero(~np.isnan(rows), axis=0)
-        for name, values in zip(windows.block.names[:_OPTIONAL_AFTER], present, strict=False):
-            if not values:
+        for name, values in zip(windows.block.names, present, strict=True):
+            if not values and name in STUDY:
                 raise DataError(f"the feature {name} has no value on any of the {t.size:,} training samples")
         kept = np.flatnonzero(present)
         names = tuple(windows.block.names[i] for i in kept)
@@ -108,13 +109,13 @@ class Scaler:
             sizes.append(size)
             means.append(float(column.mean()))
             scales.append(spread if spread > 1e-9 else 1.0)
-        seen = {windows.block.protocols[i] for i in np.unique(n)}
-        protocols = (*REFERENCE_PROTOCOLS, *sorted(seen - set(REFERENCE_PROTOCOLS)))
-        return cls(names, protocols, tuple(sizes), tuple(means), tuple(scales))
+        seen = sorted({windows.block.protocols[i] for i in np.unique(n)})
+        protocols = (*REFERENCE_PROTOCOLS, *(name for name in seen if name not in REFERENCE_PROTOCOLS))
+        return cls(names, protocols, tuple(seen), tuple(sizes), tuple(means), tuple(scales))
 
     def known(self, windows: Windows) -> NDArray[np.bool_]:
-        """(N,) whether the model has a column for the pool's protocol."""
-        return np.array([protocol in self.protocols for protocol in windows.block.protocols], dtype=bool)
+        """(N,) whether the training samples had the pool's protocol."""
+        return np.array([protocol in self.seen for protocol in windows.block.protocols], dtype=bool)
 
     def apply(self, windows: Windows) -> Singles:
         """(N, T, width) scaled features, contiguous; what is missing is 0.
@@ -130,10 +131,11 @@ class Scaler:
         for place, (name, size, mean, scale) in enumerate(
             zip(self.names, self.sizes, self.means, self.scales, strict=True)
         ):
-            column = windows.block.values[:, :, available[name]]
+            # In double precision, as it was fitted: a ratio of 1e38 divided by a size of 1e-6 is no single.
+            column = windows.block.values[:, :, available[name]].astype(np.float64)
             if size:
-                column = np.arcsinh(column / np.float32(size))
-            scaled[:, :, place] = (column - np.float32(mean)) / np.float32(scale)
+                column = np.arcsinh(column / size)
+            scaled[:, :, place] = (column - mean) / scale
         np.nan_to_num(scaled, copy=False)
         for place, protocol in enumerate(self.protocols, start=len(self.names)):
             scaled[[name == protocol for name in windows.block.protocols], :, place] = 1.0
@@ -148,12 +150,13 @@ class Scaler:
         """The scaler of `document()`. Raises DataError when it is none."""
         try:
             found = {name: tuple(document[name]) for name in cls.__slots__}
-            numbers = (found["sizes"], found["means"], found["scales"])
-            sound = all(
-                len(each) == len(found["names"]) and np.isfinite(np.array(each, float)).all() for each in numbers
-            )
+            sizes, means, scales = (np.array(found[name], np.float64) for name in ("sizes", "means", "scales"))
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"the model's card has no usable scaler ({error})") from error
-        if not sound:
+            raise DataError("the model's card has no usable scaler") from error
+        named = all(isinstance(name, str) for key in ("names", "protocols", "seen") for name in found[key])
+        fit = all(
+            each.shape == (len(found["names"]),) and bool(np.isfinite(each).all()) for each in (sizes, means, scales)
+        )
+        if not (named and fit and bool((sizes >= 0.0).all()) and bool((scales > 0.0).all())):
             raise DataError("the model's card has no usable scaler: its names, means and scales do not fit together")
         return cls(**found)  # type: ignore[arg-type]  # checked above

@@ -6,7 +6,7 @@ stop by, 10 % to test on, each purged so that no label reaches into the next par
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ import polars as pl
 
 from yieldlab.errors import DataError
 from yieldlab.folds import Rows, Split, chronological
-from yieldlab.forecast.artifacts import Card, find, save
+from yieldlab.forecast.artifacts import Card, find, save, weights_of
 from yieldlab.forecast.evaluate import Evaluation, compare
 from yieldlab.forecast.protocol import EpochDone, Model
 from yieldlab.forecast.registry import RISK, make, released_name, settings_of, windows_of
@@ -50,9 +50,10 @@ def day_of(panel: Panel, row: int) -> str:
 
 
 def reusable(name: str, given: Mapping[str, Value], panel: Panel, folder: Path) -> Card | None:
-    """The released model, when it was trained with these settings on this very panel."""
+    """The released model, when it was trained with these settings on this very panel and its file is whole."""
     try:
         card = find(released_name(name), folder)
+        weights_of(card)
     except DataError:
         return None
     same = card.data.get("asked") == settings_of(name, given) and card.data.get("digest") == panel.digest()
@@ -127,18 +128,24 @@ def forecast_today(panel: Panel, model: Model, *, trained_through: str) -> pl.Da
     lacking = np.isnan(next(iter(values.values())))
     usable = windows.usable[last]
     protocols = windows.block.protocols
-    if usable.any() and lacking[usable].all():
-        names = ", ".join(sorted({protocols[i] for i in np.flatnonzero(usable)}))
-        raise DataError(f"the model saw none of this panel's protocols in training: {names}; train it on this data")
-    if lacking.all():
+    if any(np.isinf(array).any() for array in values.values()):
+        raise DataError(f"forecasts of model {model.name!r} for {day} are infinite, so they are not to be used")
+    if lacking.all() and not usable.any():
         raise DataError(
             f"no pool has the {windows.lookback} days of history up to {day} that a forecast needs; "
             "bring newer data in, or choose an earlier day with --as-of"
         )
-    reasons = [
-        None if not lacking[i] else "not in the training of the model, or a gap in its inputs" if usable[i] else "too little history or no APY now"
-        for i in range(lacking.size)
-    ]
+    seen = _protocols_seen(model)
+    unseen = np.array([seen is not None and protocol not in seen for protocol in protocols])
+    if lacking.all() and unseen[usable].all():
+        names = ", ".join(sorted({protocols[i] for i in np.flatnonzero(usable)}))
+        raise DataError(f"the model saw none of this panel's protocols in training: {names}; train it on this data")
+    if lacking.all():
+        raise DataError(
+            f"model {model.name!r} has no forecast for any pool of {day}: none was among the pools of its training "
+            "with all the days that it reads; train it on this data"
+        )
+    reasons = [_reason(*each) for each in zip(lacking, usable, unseen, protocols, strict=True)]
     return pl.DataFrame(
         [
             pl.Series("pool_id", panel.pool_ids, dtype=pl.String),
@@ -150,6 +157,23 @@ def forecast_today(panel: Panel, model: Model, *, trained_through: str) -> pl.Da
             pl.Series("reason", reasons, dtype=pl.String),
         ]
     )
+
+
+def _protocols_seen(model: Model) -> Sequence[str] | None:
+    """The protocols of the training, of a model that forecasts for no other."""
+    scaler = model.document().get("scaler")
+    return scaler["seen"] if isinstance(scaler, dict) else None
+
+
+def _reason(lacking: bool, usable: bool, unseen: bool, protocol: str) -> str | None:
+    """Why a pool has no forecast."""
+    if not lacking:
+        return None
+    if not usable:
+        return "too little history or no APY now"
+    if unseen:
+        return f"no pool of protocol {protocol} was in the model's training"
+    return "not among the pools of the model's training, or a gap in the days that it reads"
 
 
 def _tested(model: Model, windows: Windows, split: Split) -> tuple[dict[str, object], Evaluation | None]:

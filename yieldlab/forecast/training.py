@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,6 +38,19 @@ TARGETS = ("change", "level")
 
 #: Windows that are forecast together: what bounds the memory of a prediction.
 PREDICTED_TOGETHER = 4_096
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Samples:
+    """Windows by the row of `block` (cells, F) at which each begins; all of it lies on the net's device."""
+
+    block: Tensor
+    days: Tensor
+    begin: Tensor
+
+    def windows(self, chosen: Tensor) -> Tensor:
+        """(B, lookback, F) of the samples `chosen` (B,): the only copy of a window that is ever made."""
+        return nn.functional.embedding(self.begin[chosen][:, None] + self.days, self.block)
 
 
 class NetForecaster:
@@ -74,10 +90,10 @@ class NetForecaster:
                 f"the APY to forecast never changes on the {t.size:,} training samples, so there is nothing to learn"
             )
         self.trained_through = int(t.max()) + windows.horizon
-        self._net = self._made(int(str(self.settings["seed"])))
-        gather = self._gather(windows)
-        learned = gather(t, n), self._target(wanted)
-        checked: tuple[Tensor, Tensor] | None = None
+        self._net = self._made(self._whole("seed"))
+        scaled = self._scaled(windows)
+        learned = self._samples(windows, scaled, t, n), self._target(wanted)
+        checked: tuple[_Samples, Tensor] | None = None
         if valid is not None:
             t_valid, n_valid = windows.samples(valid, labelled=True)
             known = self._scaler.known(windows)[n_valid]
@@ -86,13 +102,13 @@ class NetForecaster:
                 raise DataError(
                     "there is no window with a label on the validation days, so nothing can be stopped by it"
                 )
-            checked = gather(t_valid, n_valid), self._target(self._wanted(windows, t_valid, n_valid))
+            wanted = self._wanted(windows, t_valid, n_valid)
+            checked = self._samples(windows, scaled, t_valid, n_valid), self._target(wanted)
             self.trained_through = max(self.trained_through, int(t_valid.max()) + windows.horizon)
         yield from self._epochs(learned, checked)
 
-    def _epochs(self, learned: tuple[Tensor, Tensor], checked: tuple[Tensor, Tensor] | None) -> Iterator[EpochDone]:
-        place, wanted = learned
-        epochs, batch = self._whole("epochs"), self._whole("batch")
+    def _epochs(self, learned: tuple[_Samples, Tensor], checked: tuple[_Samples, Tensor] | None) -> Iterator[EpochDone]:
+        epochs = self._whole("epochs")
         loss_of = LOSSES[str(self.settings["loss"])]
         optimizer = torch.optim.AdamW(
             self._net.parameters(),
@@ -100,24 +116,16 @@ class NetForecaster:
             weight_decay=float(str(self.settings["weight_decay"])),
         )
         schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=1)
-        shuffle = torch.Generator().manual_seed(int(str(self.settings["seed"])))
+        chance = torch.Generator().manual_seed(self._whole("seed"))
         best, best_state, waited = math.inf, None, 0
         self.history = []
         for epoch in range(1, epochs + 1):
-            self._net.train()
-            total = torch.zeros((), device=self._device)
-            for chosen in torch.split(torch.randperm(wanted.shape[0], generator=shuffle), batch):
-                optimizer.zero_grad(set_to_none=True)
-                with self._mixed():
-                    loss = loss_of(self._net(self._windows(place[chosen])), wanted[chosen])
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(self._net.parameters(), 1.0)
-                optimizer.step()
-                total += loss.detach() * chosen.shape[0]
-            train_loss = float(total) / wanted.shape[0]
+            train_loss = self._epoch(*learned, optimizer, loss_of, chance)
             valid_loss = None if checked is None else float(loss_of(self._answers(checked[0]), checked[1]))
             told = train_loss if valid_loss is None else valid_loss
-            if not math.isfinite(train_loss) or not math.isfinite(told):
+            # The last step of an epoch is in no training loss, so that the numbers themselves are looked at too.
+            whole = all(bool(torch.isfinite(each).all()) for each in self._net.parameters())
+            if not math.isfinite(train_loss) or not math.isfinite(told) or not whole:
                 raise DataError(
                     f"the loss of model {self.name!r} is not a number after epoch {epoch}; "
                     f"lower its learning_rate ({self.settings['learning_rate']})"
@@ -136,6 +144,29 @@ class NetForecaster:
         if best_state is not None:
             self._net.load_state_dict(best_state)
 
+    def _epoch(
+        self,
+        samples: _Samples,
+        wanted: Tensor,
+        optimizer: torch.optim.Optimizer,
+        loss_of: Callable[[Tensor, Tensor], Tensor],
+        chance: torch.Generator,
+    ) -> float:
+        """One pass over the samples in an order by `chance`; gives the mean loss."""
+        self._net.train()
+        total = torch.zeros((), device=self._device)
+        order = torch.randperm(wanted.shape[0], generator=chance)
+        with self._noise(int(torch.randint(2**62, (), generator=chance))):
+            for chosen in torch.split(order.to(self._device), self._whole("batch")):
+                optimizer.zero_grad(set_to_none=True)
+                with self._mixed():
+                    loss = loss_of(self._net(samples.windows(chosen)).float(), wanted[chosen])
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(self._net.parameters(), 1.0)
+                optimizer.step()
+                total += loss.detach() * chosen.shape[0]
+        return float(total) / wanted.shape[0]
+
     def refit_settings(self) -> dict[str, Value]:
         """As many epochs as led to the state that was kept."""
         return {**self.settings, "epochs": max(each.epoch for each in self.history if each.best)}
@@ -149,7 +180,8 @@ class NetForecaster:
         t, n = t[known], n[known]
         result = np.full((rows[1] - rows[0], windows.shape[1]), np.nan)
         if t.size:
-            answers = self._answers(self._gather(windows)(t, n)).double().cpu().numpy()
+            samples = self._samples(windows, self._scaled(windows), t, n)
+            answers = self._answers(samples).double().cpu().numpy()
             moved = answers * self._spread + self._centre
             if self.settings["target"] == "change":
                 moved = moved + self._transform.forward(windows.last[t, n])
@@ -179,15 +211,18 @@ class NetForecaster:
             self._centre, self._spread = float(document["target"]["centre"]), float(document["target"]["spread"])
             epochs = self._whole("epochs")
             self.history = [EpochDone(e, epochs, loss, valid, best) for e, loss, valid, best in document["history"]]
+            sound = all(math.isfinite(each) for each in (self._transform.size, self._centre, self._spread))
+            if not sound or self._transform.size <= 0.0 or self._spread <= 0.0:
+                raise ValueError("its numbers are none")
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"the card of model {self.name!r} does not describe a net ({error})") from error
+            raise DataError(f"the card of model {self.name!r} does not describe a net") from error
         self._net = self._made(0)
         try:
-            self._net.load_state_dict(torch.load(io.BytesIO(weights or b""), weights_only=True))
+            with warnings.catch_warnings(action="ignore"):  # the sentence below says it
+                state = torch.load(io.BytesIO(weights or b""), map_location="cpu", weights_only=True)
+            self._net.load_state_dict(state)
         except Exception as error:  # whatever a foreign file makes torch raise
-            raise DataError(
-                f"the weights of model {self.name!r} are not those of its card ({str(error).splitlines()[0]})"
-            ) from error
+            raise DataError(f"the weights of model {self.name!r} are not those of its card") from error
 
     # -- helpers ------------------------------------------------------------------------------------------------
 
@@ -202,15 +237,24 @@ class NetForecaster:
             if key in self.settings
         }
         kind: Any = {"lstm": YieldForecaster, "gru": GruEncoder, "transformer": TransformerEncoder}[self.name]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with self._noise(seed):
             try:
                 net: nn.Module = kind(self._scaler.width, **own)
-            except (AssertionError, ValueError, RuntimeError) as error:
-                raise UsageError(
-                    f"the settings of model {self.name!r} make no net: {str(error).splitlines()[0]}"
-                ) from error
+            except (AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise UsageError(f"the settings of model {self.name!r} make no net: {reason}") from error
         return net.to(self._device)
+
+    @contextmanager
+    def _noise(self, seed: int) -> Iterator[None]:
+        """Random numbers from a seed, as a net's first state and its dropout take them from the global source; that is
+        afterwards as it was."""
+        cuda = [self._device] if self._device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda):
+            torch.default_generator.manual_seed(seed)
+            if cuda:
+                torch.cuda.manual_seed(seed)
+            yield
 
     def _wanted(self, windows: Windows, t: Ints, n: Ints) -> Floats:
         """What is to be learned, in the transformed space."""
@@ -220,27 +264,21 @@ class NetForecaster:
     def _target(self, wanted: Floats) -> Tensor:
         return torch.from_numpy(((wanted - self._centre) / self._spread).astype(np.float32)).to(self._device)
 
-    def _gather(self, windows: Windows) -> Any:
-        """Take this panel's scaled features as the block that windows are read from; gives a function from samples
-        to the places of their windows."""
+    def _scaled(self, windows: Windows) -> Tensor:
+        """(N * T, F) scaled features of the panel, pool after pool."""
         scaled = self._scaler.apply(windows)
-        self._block = torch.from_numpy(scaled.reshape(-1, scaled.shape[2])).to(self._device)
-        self._days = torch.arange(windows.lookback, device=self._device)
+        return torch.from_numpy(scaled.reshape(-1, scaled.shape[2])).to(self._device)
 
-        def places(t: Ints, n: Ints) -> Tensor:
-            return torch.from_numpy(windows.position(t, n)).to(self._device)
+    def _samples(self, windows: Windows, scaled: Tensor, t: Ints, n: Ints) -> _Samples:
+        begin = torch.from_numpy(windows.position(t, n)).to(self._device)
+        return _Samples(scaled, torch.arange(windows.lookback, device=self._device), begin)
 
-        return places
-
-    def _windows(self, place: Tensor) -> Tensor:
-        """(B, lookback, F): the only copy of a window that is ever made."""
-        return nn.functional.embedding(place[:, None] + self._days, self._block)
-
-    def _answers(self, place: Tensor) -> Tensor:
+    def _answers(self, samples: _Samples) -> Tensor:
         self._net.eval()
+        every = torch.arange(samples.begin.shape[0], device=self._device)
         with torch.inference_mode(), self._mixed():
             return torch.cat(
-                [self._net(self._windows(part)).float() for part in torch.split(place, PREDICTED_TOGETHER)]
+                [self._net(samples.windows(part)).float() for part in torch.split(every, PREDICTED_TOGETHER)]
             )
 
     def _mixed(self) -> torch.autocast:

@@ -1,4 +1,4 @@
-"""Whether bytes are trees in XGBoost's JSON, asked before XGBoost sees them: other bytes may make it end the process."""
+"""Whether bytes are trees in XGBoost's JSON, asked before XGBoost sees them: it may end the process over others."""
 
 from __future__ import annotations
 

@@ -45,16 +45,18 @@ class Windows:
     def of(cls, panel: Panel, *, feature_set: str = "study", lookback: int = 30, horizon: int = 7) -> Self:
         """The windows of a panel that holds `apy`.
 
-        Raises UsageError for an unknown feature set or sizes below 1, DataError when the panel is not longer than one
-        window.
+        Raises UsageError for an unknown feature set or sizes below 1, DataError when the panel is shorter than one
+        window or has no pool.
         """
         for name, value in (("lookback", lookback), ("horizon", horizon)):
             if value < 1:
                 raise UsageError(f"{name} must be a whole number of days, 1 or more, not {value!r}")
         times, pools = panel.shape
-        if times <= lookback or not pools:
+        if not pools:
+            raise DataError("windows need a panel with a pool, and this one has none")
+        if times < lookback:
             raise DataError(
-                f"windows of {lookback} days need more than {lookback} days of history, and the panel has {times}"
+                f"windows of {lookback} days need at least {lookback} days of history, and the panel has {times}"
             )
         last = panel["apy"]
         label = np.full(panel.shape, np.nan)
@@ -79,11 +81,6 @@ class Windows:
             chosen = chosen & ~np.isnan(self.label[begin:end])
         t, n = np.nonzero(chosen)
         return t + begin, n
-
-    def known_through(self, rows: Rows) -> int:
-        """The last row that a label of `rows` was read from: what a model fitted on them has seen. -1 = none."""
-        t, _ = self.samples(rows, labelled=True)
-        return int(t.max()) + self.horizon if t.size else -1
 
     def position(self, t: Ints, n: Ints) -> Ints:
         """Where the windows that end at rows `t` of pools `n` are in `flat`."""
