@@ -17,22 +17,8 @@ import pytest
 import yieldlab
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {
-    "numpy",
-    "polars",
-    "pyarrow",
-    "duckdb",
-    "deltalake",
-    "numba",
-    "pandas",
-    "vectorbt",
-    "torch",
-    "xgboost",
-    "sklearn",
-    "optuna",
-    "matplotlib",
-    "rich",
-}
+HEAVY = {"numpy", "polars", "pyarrow", "duckdb", "deltalake", "numba", "pandas", "vectorbt", "rich"}
+HEAVY |= {"torch", "xgboost", "sklearn", "optuna", "matplotlib"}
 GROUPS = ("data", "strategies", "sweep", "models", "runs")
 
 

@@ -213,6 +213,14 @@ def test_the_state_that_is_kept_is_the_best_on_validation_and_learning_stops_in_
     assert float(loss) == pytest.approx(losses[best], rel=1e-4)
 
 
+def test_every_epoch_learns_with_dropout_and_is_checked_without(panel: Panel) -> None:
+    _, first, second = learn(quick(epochs=3, learning_rate=0.0, weight_decay=0.0, dropout=0.5, batch=10_000), panel)
+    assert first.valid_loss == second.valid_loss
+    assert first.train_loss != pytest.approx(second.train_loss, rel=1e-6)
+    first, second = learn(quick(epochs=2, learning_rate=0.0, weight_decay=0.0, dropout=0.0, batch=10_000), panel)
+    assert first.train_loss == pytest.approx(second.train_loss, rel=1e-6)
+
+
 def test_without_validation_every_epoch_is_run_and_the_last_state_kept(panel: Panel) -> None:
     model = quick(epochs=5, learning_rate=0.05, patience=0)
     events = learn(model, panel, None)
