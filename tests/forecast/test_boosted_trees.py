@@ -80,16 +80,19 @@ def test_the_same_seed_gives_the_same_forecasts_and_another_gives_others() -> No
 def test_it_stops_on_validation_and_keeps_the_best_number_of_trees() -> None:
     model, _ = fitted(world(), n_estimators=500)
     best = min(model.history, key=lambda each: each.valid_loss or 0.0)
-    assert model.best_epoch == best.epoch
-    assert len(model.history) == model.best_epoch + 10
+    assert model.refit_settings()["n_estimators"] == best.epoch
+    assert len(model.history) == model.refit_settings()["n_estimators"] + 10
     assert model.history[-1].epochs == 500
-    assert len(json.loads(model.weights() or b"")["learner"]["gradient_booster"]["model"]["trees"]) == model.best_epoch
+    assert (
+        len(json.loads(model.weights() or b"")["learner"]["gradient_booster"]["model"]["trees"])
+        == model.refit_settings()["n_estimators"]
+    )
 
 
 def test_without_validation_every_tree_is_kept() -> None:
     model, _ = fitted(world(), valid=None, n_estimators=7)
     assert [each.valid_loss for each in model.history] == [None] * 7
-    assert model.best_epoch == 7
+    assert model.refit_settings()["n_estimators"] == 7
 
 
 def test_trained_through_is_where_the_last_label_ends() -> None:
@@ -155,7 +158,7 @@ def test_a_saved_model_forecasts_the_same_bits() -> None:
     again = trees()
     again.restore(document, model.weights())
     np.testing.assert_array_equal(forecast(again, windows), forecast(model, windows))
-    assert again.best_epoch == model.best_epoch
+    assert again.refit_settings() == model.refit_settings()
     assert again.importance() == model.importance()
 
 

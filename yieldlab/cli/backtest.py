@@ -102,6 +102,7 @@ def backtest(
                 if count
             ),
             *inputs.doubtful_deaths(panel, [each.params.market for each in entries], window),
+            *inputs.uncovered_days(panel, window),
         ],
         exit_code=4 if result.failures.height else 0,
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from yieldlab.cli.groups import app
 from yieldlab.cli.session import Outcome, Session, command
-from yieldlab.errors import DataError
+from yieldlab.errors import INTERRUPTED
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -54,10 +54,13 @@ def demo(session: Session) -> Outcome:
     first = max(last - timedelta(days=DAYS), date.fromisoformat(panel.health.first))
     lacking = [name for name in ("torch", "xgboost", "sklearn") if importlib.util.find_spec(name) is None]
     names = PLAIN if lacking else (*PLAIN, *LEARNED)
+    left_out = f'{lacking[0]} is not installed; get it with: pip install "yieldlab[ml]"' if lacking else ""
     if not lacking:
         session.say("fitting models on the days before; the first time this takes a minute or two")
-        for model, settings in MODELS.items():
-            _learn(session, model, first, settings)
+        missing = [model for model, settings in MODELS.items() if not _learn(session, model, first, settings)]
+        if missing:
+            names = PLAIN
+            left_out = f"the model {missing[0]} could not be fitted on this data; its reason stands above"
     entries = [entry(find(name, folders), {"every": 7}, defaults=costs) for name in names]
     fields = [field for each in entries for field in each.strategy.fields(each.params.signal)]
     panel, cutoff = inputs.read_panel(store, fields, None)
@@ -94,23 +97,21 @@ def demo(session: Session) -> Outcome:
         swept,
         warnings=[
             *swept.warnings,
-            *(
-                f"strategies that need models are left out: {name} is not installed; "
-                'get it with: pip install "yieldlab[ml]"'
-                for name in lacking[:1]
-            ),
+            *(f"strategies that need models are left out: {reason}" for reason in filter(None, [left_out])),
         ],
         data={"backtest": {"trials": backtest.trials_document(compared), "path": folder.path}, "sweep": swept.data},
         view=view,
     )
 
 
-def _learn(session: Session, model: str, first: date, settings: tuple[str, ...]) -> None:
-    """Forecasts of one model from `first` on, made by a process of its own: what learns and what simulates do not
-    share one. Raises DataError when it fails."""
+def _learn(session: Session, model: str, first: date, settings: tuple[str, ...]) -> bool:
+    """Whether there are forecasts of one model from `first` on, made by a process of its own: what learns and what
+    simulates do not share one."""
     words = ["models", "walk-forward", model, "--folds", "expanding", "--start", str(first), "--step", f"{DAYS + 1}d"]
     words += [*settings, "--data", str(session.settings.data), "--seed", str(session.settings.seed), "--json"]
+    words += ["--jobs", str(session.settings.jobs)] if "jobs" in session.settings.flags else []
     quiet = ["--quiet"] if session.quiet else []
     done = subprocess.run([sys.executable, "-m", "yieldlab", *words, *quiet], stdout=subprocess.PIPE, check=False)
-    if done.returncode not in (0, 4):
-        raise DataError(f"the model {model} of the demonstration could not be fitted; its reason stands above")
+    if done.returncode == INTERRUPTED:
+        raise KeyboardInterrupt
+    return done.returncode in (0, 4)

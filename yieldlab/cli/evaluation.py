@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from yieldlab.cli import groups, inputs
-from yieldlab.cli.models import Names, card_document
+from yieldlab.cli.models import Names, card_document, refuse_ensemble, trained_card
 from yieldlab.cli.options import AsOf, End, Start
 from yieldlab.cli.session import Outcome, Session, command
 from yieldlab.errors import DataError, UsageError
@@ -125,12 +125,13 @@ def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A model, or a trained one as lstm_best.")],
 ) -> Outcome:
     """Show a model's settings and the card of a trained one."""
-    from yieldlab.forecast.artifacts import Card, find
+    from yieldlab.forecast.artifacts import Card
     from yieldlab.forecast.registry import MODELS
 
+    refuse_ensemble([name], "show")
     card: Card | None = None
     try:
-        card = find(name, session.settings.models)
+        card = trained_card(name, session.settings.models)
     except DataError:
         if name not in MODELS:
             raise

@@ -123,6 +123,18 @@ def doubtful_deaths(
     return [worst.sentence] if worst is not None and worst.sentence is not None else []
 
 
+def uncovered_days(panel: Panel, window: tuple[date | None, date | None]) -> list[str]:
+    """A warning for each field of a model that says nothing on days of the window: there its strategy has no view."""
+    t_start, t_end = panel.window(*window)
+    first, last = (str(panel.times[t].astype("datetime64[D]")) for t in (t_start, t_end))
+    return [
+        f"{field} has forecasts for {origin.first} to {origin.last} only; on other days between {first} and {last} a "
+        "strategy that needs it has no view and holds what on_empty says"
+        for field, origin in panel.forecasts.items()
+        if origin.first > first or origin.last < last
+    ]
+
+
 def read_panel(store: Store, fields: Iterable[str], as_of: datetime | None) -> tuple[Panel, datetime]:
     """The panel with these fields beside APY and TVL, and the store's cutoff it was read at."""
     cutoff = store.cutoff()

@@ -13,13 +13,15 @@ from yieldlab.cli.following import stopper
 from yieldlab.cli.options import AsOf
 from yieldlab.cli.runs import runs_folder
 from yieldlab.cli.session import Outcome, Session, command
-from yieldlab.errors import INTERRUPTED, UsageError
+from yieldlab.errors import INTERRUPTED, DataError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from pathlib import Path
 
     from rich.console import RenderableType
 
+    from yieldlab.forecast.artifacts import Card
     from yieldlab.forecast.fold_runs import FoldPlan
     from yieldlab.forecast.protocol import EpochDone
     from yieldlab.forecast.train import Trained
@@ -44,8 +46,9 @@ def train(session: Session, names: Names, sets: Settings = None, as_of: AsOf = N
     from yieldlab.forecast import train as training
 
     refuse_ensemble(names, "train")
+    names = list(dict.fromkeys(names))
+    given = settings_for(session, names, sets)
     panel, _ = read(session, as_of)
-    given = {name: settings_for(session, name, sets) for name in names}
     done: list[Trained] = []
     reused = {
         name: card
@@ -116,13 +119,18 @@ def walk_forward(
     from yieldlab.forecast.registry import ENSEMBLE, RISK, settings_of
     from yieldlab.forecast.walk_forward import walk_forward as walk
 
+    names = list(dict.fromkeys(names))
+    if member and ENSEMBLE not in names:
+        raise UsageError("--member says of what the ensemble is made; name the ensemble among the models")
     members = member or [name for name in names if name not in (ENSEMBLE, RISK)] or ["ewma", "xgboost", "lstm"]
-    given = {name: settings_for(session, name, sets) for name in names if name != ENSEMBLE}
+    members = sorted(members)  # in whatever order they are named, it is the same ensemble
+    given = settings_for(session, names, sets)
     panel, cutoff = read(session, as_of)
     first = None if start is None else panel.window(inputs.day("--start", start))[0]
     walked: list[Walked] = []
     for name in sorted(names, key=lambda name: name == ENSEMBLE):  # the ensemble is made of the others
-        horizon = int(str(settings_of(name, given[name])["horizon"])) if name != ENSEMBLE else _horizon(sets)
+        asked = settings_of("persistence" if name == ENSEMBLE else name, given[name])  # which has what all have
+        horizon = int(str(asked["horizon"]))
         plan = FoldPlan(
             folds,
             days("--train", train),
@@ -160,7 +168,7 @@ def walk_forward(
                     stop=stop,
                     fresh=fresh,
                 )
-            walked.append(_followed(session, name, plan, events))
+            walked.append(_followed(session, name, plan, events, panel))
         if walked[-1].interrupted:
             break
 
@@ -191,11 +199,11 @@ def predict(
 
     Ends with exit code 4 when some pools have none, each with its reason.
     """
-    from yieldlab.forecast.artifacts import find, load
+    from yieldlab.forecast.artifacts import load
     from yieldlab.forecast.train import forecast_today
 
     refuse_ensemble([name], "predict")
-    card = find(name, session.settings.models)
+    card = trained_card(name, session.settings.models)
     model = load(card)
     panel, _ = read(session, as_of)
     made = forecast_today(panel, model, trained_through=card.trained_through)
@@ -226,7 +234,7 @@ def tune(
     from yieldlab.forecast import tuning
 
     refuse_ensemble([name], "tune")
-    given = settings_for(session, name, sets, own_only=True)
+    given = settings_for(session, [name], sets)[name]
     panel, _ = read(session, as_of)
     last: tuning.Tuned | None = None
     with session.progress(f"tune {name}") as progress:
@@ -256,30 +264,52 @@ def read(session: Session, as_of: str | None) -> tuple[Panel, datetime]:
     return inputs.read_panel(session.store, schema.FIELDS, inputs.instant("--as-of", as_of))
 
 
-def settings_for(
-    session: Session, name: str, sets: Sequence[str] | None, *, own_only: bool = False
-) -> dict[str, Value]:
-    """What is set and what `--seed` and `--jobs` say, as far as the model has such a setting.
+def settings_for(session: Session, names: Sequence[str], sets: Sequence[str] | None) -> dict[str, dict[str, Value]]:
+    """By model, what is set and what `--seed` and `--jobs` say, as far as it has such a setting.
 
-    Raises UsageError for what it does not have, unless another model does and `own_only` is not asked for.
+    Raises UsageError for an unknown model, a setting that none of the models has, and one that is set twice.
     """
-    from yieldlab.forecast.registry import MODELS, entry
+    from yieldlab.forecast.registry import ENSEMBLE, entry, settings_of
     from yieldlab.space import parse_axis
 
-    known = entry(name).settings
-    found: dict[str, Value] = {}
-    if "seed" in known:
-        found["seed"] = session.settings.seed
-    if "threads" in known and "jobs" in session.settings.flags:
-        found["threads"] = session.settings.jobs
-    others = {key for each in MODELS.values() for key in each.settings}
+    known = {name: {"horizon": 7} if name == ENSEMBLE else entry(name).settings for name in names}
+    chosen: dict[str, Value] = {}
     for text in sets or ():
         key, values = parse_axis(text)
         if len(values) != 1:
             raise UsageError(f"--set {text} gives {len(values)} values; --set takes one")
-        if key in known or key not in others or own_only:
-            found[key] = values[0]
+        if key in chosen:
+            raise UsageError(f"--set names {key!r} twice")
+        if not any(key in settings for settings in known.values()):
+            among = sorted({each for settings in known.values() for each in settings})
+            whose = f"model {names[0]!r} has no" if len(known) == 1 else f"none of the models {', '.join(known)} has a"
+            raise UsageError(f"{whose} setting {key!r}{did_you_mean(key, among)}")
+        chosen[key] = values[0]
+    found: dict[str, dict[str, Value]] = {}
+    for name, settings in known.items():
+        flags: dict[str, Value] = {"seed": session.settings.seed}
+        if "jobs" in session.settings.flags:
+            flags["threads"] = session.settings.jobs
+        found[name] = {key: value for key, value in {**flags, **chosen}.items() if key in settings}
+        if name != ENSEMBLE:
+            settings_of(name, found[name])  # a value that cannot be is said before any work
     return found
+
+
+def trained_card(name: str, folder: Path) -> Card:
+    """The card of a trained model. Raises UsageError for what can be none's name, DataError where it is not trained."""
+    from yieldlab.forecast.artifacts import CARD_SUFFIX, find
+    from yieldlab.forecast.registry import MODELS, released_name
+
+    there = [path.name.removesuffix(CARD_SUFFIX) for path in sorted(folder.glob(f"*{CARD_SUFFIX}"))]
+    kinds = {each: kind for kind in MODELS for each in (kind, f"{kind}_best", released_name(kind))}
+    if name not in {*kinds, *there}:
+        raise UsageError(f"unknown model {name!r}{did_you_mean(name, [*MODELS, *there])}")
+    if name not in there and name not in MODELS:
+        raise DataError(
+            f"there is no trained model {name!r} in {folder}; `yieldlab models train {kinds[name]}` makes one"
+        )
+    return find(name, folder)
 
 
 def days(flag: str, text: str) -> int:
@@ -313,16 +343,7 @@ def card_document(card: object) -> dict[str, object]:
     return {name: getattr(card, name) for name in names}
 
 
-def _horizon(sets: Sequence[str] | None) -> int:
-    from yieldlab.forecast.registry import settings_of
-    from yieldlab.space import parse_axis
-
-    chosen = dict(parse_axis(text) for text in sets or ())
-    given = {"horizon": chosen["horizon"][0]} if "horizon" in chosen else {}
-    return int(str(settings_of("ewma", given)["horizon"]))
-
-
-def _followed(session: Session, name: str, plan: FoldPlan, events: Iterator[object]) -> Walked:
+def _followed(session: Session, name: str, plan: FoldPlan, events: Iterator[object], panel: Panel) -> Walked:
     """Show every event of a walk-forward until its last one."""
     from yieldlab.forecast import fold_runs
     from yieldlab.forecast.protocol import EpochDone
@@ -341,7 +362,6 @@ def _followed(session: Session, name: str, plan: FoldPlan, events: Iterator[obje
                     progress.update(done, walked.folds, losses(event))
                 case fold_runs.FoldDone():
                     done = event.done
-                    walked.trained.append(event.trained_through)
                     progress.update(done, event.folds)
                 case fold_runs.FoldFailed():
                     done = event.done
@@ -351,4 +371,6 @@ def _followed(session: Session, name: str, plan: FoldPlan, events: Iterator[obje
                     walked.interrupted = True
                 case fold_runs.Finished():
                     walked.rows, walked.reused = event.rows, event.reused
+                    walked.trained = fold_runs.trained_span(event.path, panel)
+                    walked.failures = fold_runs.failures_of(event.path)
     return walked

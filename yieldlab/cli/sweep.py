@@ -245,7 +245,8 @@ def ended(
     by = str(folder.manifest.config["by"])
     outcome = leaders(folder, sweep.rank(last.result.scan(), by, limit=LOOKED_AT * SHOWN), by, SHOWN, more)
     window = planned.conditions.start, planned.conditions.end
-    return replace(outcome, warnings=[*outcome.warnings, *inputs.doubtful_deaths(panel, planned.markets, window)])
+    doubts = [*inputs.doubtful_deaths(panel, planned.markets, window), *inputs.uncovered_days(panel, window)]
+    return replace(outcome, warnings=[*outcome.warnings, *doubts])
 
 
 def leaders(

@@ -77,7 +77,7 @@ def save(
         "data": dict(data),
         "metrics": dict(metrics),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": _versions(),
+        "versions": versions(),
         "weights_file": file,
         "weights_sha256": None if weights is None else hashlib.sha256(weights).hexdigest(),
         "fitted": model.document(),
@@ -192,7 +192,8 @@ def _weights_file(model: str, name: str) -> str | None:
     return None if suffix is None else f"{name}.{suffix}"
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """What a model was made with."""
     found = {"python": platform.python_version()}
     for name in _VERSIONS:
         try:
@@ -203,7 +204,7 @@ def _versions() -> dict[str, str]:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # two trainings at once do not mix
     try:
         with part.open("wb") as file:
             file.write(content)

@@ -102,10 +102,9 @@ class BoostedTrees:
             result[t[part] - rows[0], n[part]] = self._transform.inverse(moved)
         return {f"forecast_{self.name}": result}
 
-    @property
-    def best_epoch(self) -> int:
-        """The number of trees kept."""
-        return best_of(self.history)
+    def refit_settings(self) -> dict[str, Value]:
+        """As many trees as were kept."""
+        return {**self.settings, "n_estimators": best_of(self.history)}
 
     def importance(self) -> dict[str, float]:
         """Mean gain of the splits on each feature that was split on, the largest first."""

@@ -126,7 +126,7 @@ def walk_forward_ensemble(
         raise UsageError(f"an ensemble has two or more different members, not {', '.join(members) or 'none'}")
     check_purge(plan.purge, horizon)
     steps = plan.folds(panel.shape[0])
-    found = _finished(panel, members, plan, horizon, root)
+    found = _finished(panel, members, plan, horizon, root, _answering(store))
     config = {
         "model": ENSEMBLE,
         "settings": {"how": how, "members": list(members), "horizon": horizon},
@@ -191,15 +191,30 @@ def _combined(
     return rows, (note,)
 
 
-def _finished(panel: Panel, members: Sequence[str], plan: FoldPlan, horizon: int, root: Path) -> dict[str, RunFolder]:
-    """The latest finished run of each member that may be combined."""
+def _answering(store: Store | None) -> dict[str, str]:
+    """Field -> the run whose forecasts a panel reads."""
+    if store is None:
+        return {}
+    runs = store.forecast_runs().sort("known_at", "created_at")
+    return {
+        field: run.split(".")[0]
+        for run, fields in runs.select("run_id", "fields").rows()
+        for field in fields.split(",")
+    }
+
+
+def _finished(
+    panel: Panel, members: Sequence[str], plan: FoldPlan, horizon: int, root: Path, answering: Mapping[str, str]
+) -> dict[str, RunFolder]:
+    """The finished run of each member that may be combined: the one that a panel reads, else the latest."""
     digest, wanted = panel.digest(), set(members)
     alike = {"folds": asdict(plan), "horizon": horizon, "max_stale_days": panel.max_stale_days}
     found: dict[str, RunFolder] = {}
     for folder, manifest in finished_runs(root):
         name = str(manifest.config.get("model"))
         same = all(manifest.config.get(key) == value for key, value in alike.items())
-        if name in wanted and name not in found and same and manifest.panel_digest == digest:
+        better = name not in found or answering.get(f"forecast_{name}") == folder.id
+        if name in wanted and better and same and manifest.panel_digest == digest:
             found[name] = folder
     for name in members:
         if name not in found:

@@ -112,11 +112,13 @@ def compare(
     seed: int = 0,
     draws: int = 1000,
     block_days: int | None = None,
+    rows: tuple[int, int] | None = None,
 ) -> Evaluation:
     """Each model's (T, N) forecasts of APY `horizon` rows later, as fractions, NaN = none, against what came.
 
     Persistence is always among the models and always the panel's own: forecasts of that name are not read. By lead, the
     very same forecasts are held against the APY of another day, on the cells that have it.
+    Only forecasts made on `rows` (begin, end) count, if given.
 
     Raises UsageError for a horizon, draws or blocks below 1, and DataError where shapes do not fit, a forecast is
     infinite or no cell is common.
@@ -127,9 +129,11 @@ def compare(
     resampling = Resampling(_block_days(horizon, block_days), draws, seed)
     models = _models(panel, predictions)
     observed = panel.raw("apy")
-    forecast = np.logical_and.reduce([np.isfinite(values) for values in models.values()])
+    inside = np.zeros(panel.shape[0], dtype=bool)
+    inside[slice(*rows) if rows is not None else slice(None)] = True
+    forecast = np.logical_and.reduce([np.isfinite(values) for values in models.values()]) & inside[:, None]
     ours = _against(observed, forecast, horizon)
-    answerable = np.isfinite(models[PERSISTENCE]) & np.isfinite(ours.truth) & _asked(models)[:, None]
+    answerable = np.isfinite(models[PERSISTENCE]) & np.isfinite(ours.truth) & (_asked(models) & inside)[:, None]
     lacked = {name: int(np.count_nonzero(answerable & np.isnan(values))) for name, values in models.items()}
     if not ours.common.any():
         raise DataError(_nothing_common(horizon, int(np.count_nonzero(answerable)), lacked))

@@ -246,11 +246,15 @@ def _keep(store: Store | None, folder: RunFolder, rows: pl.DataFrame) -> str | N
     manifest = folder.manifest
     with store.writing():
         known = store.forecast_runs()
-        rivals = known.filter(pl.col("fields") == ",".join(rows["field"].unique().sort()))
+        rivals = known.sort("known_at", "created_at")
         if manifest.as_of_instant is not None:
             rivals = rivals.filter(pl.col("known_at") <= manifest.as_of_instant)
-        if rivals.height and str(rivals["run_id"][-1]).startswith(folder.id):
-            return str(rivals["run_id"][-1])
+        # The store answers for each field with the last run in this order that has it, whatever else it has.
+        holders = [
+            rivals.filter(pl.col("fields").str.split(",").list.contains(name)) for name in rows["field"].unique()
+        ]
+        if all(each.height and str(each["run_id"][-1]).startswith(folder.id) for each in holders):
+            return str(holders[0]["run_id"][-1])
         stored = known["run_id"].str.starts_with(folder.id).sum()
         name = f"{folder.id}.{stored + 1}" if stored else folder.id
         run = {
@@ -311,6 +315,19 @@ def finished_runs(root: Path) -> Iterator[tuple[RunFolder, Manifest]]:
         if each.kind == KIND and each.status in ("complete", "partial"):
             folder = RunFolder(each.path)
             yield folder, folder.manifest
+
+
+def trained_span(path: Path, panel: Panel) -> tuple[str, str] | None:
+    """The first and the last day that folds of a finished run learned through, None where nothing was fitted."""
+    days = _unseen(RunFolder(path))["trained_through"].dt.date().cast(pl.String)
+    fitted = days.filter(days >= _day(panel, 0)).sort()
+    return (fitted[0], fitted[-1]) if fitted.len() else None
+
+
+def failures_of(path: Path) -> dict[int, str]:
+    """The folds of a finished run that failed, and why."""
+    file = path / FAILURES
+    return dict(pl.read_parquet(file).iter_rows()) if file.is_file() else {}
 
 
 def _same(root: Path, wanted: Manifest) -> RunFolder | None:

@@ -188,10 +188,9 @@ class RiskClassifier:
             calibration=self.calibration,
         )
 
-    @property
-    def best_epoch(self) -> int:
-        """The number of rounds kept."""
-        return best_of(self.history)
+    def refit_settings(self) -> dict[str, Value]:
+        """As many rounds as were kept."""
+        return {**self.settings, "n_estimators": best_of(self.history)}
 
     def document(self) -> dict[str, object]:
         return {

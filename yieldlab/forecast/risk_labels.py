@@ -4,7 +4,7 @@ Row t of a pool is labelled from rows t+1 .. t+horizon, and from rows up to t on
 
 - **high** (2): its lowest TVL is below `1 - tvl_fall_high` of today's; or its lowest APY is below `1 - apy_fall_high`
   of the mean APY of the 7 rows that end today; or it vanishes: no APY was observed in the last half of those rows,
-  `ceil(horizon / 2)`, so one that falls silent for good within the first half counts, and a gap that ends does not.
+  `ceil(horizon / 2)`, so one that falls silent within the first half and stays so counts, and a shorter gap does not.
 - **medium** (1): its lowest TVL is below `1 - tvl_fall_medium` of today's; or the sample deviation of its APY over the
   next `deviation_days` is above the `deviation_quantile` of all its deviations over as many days known today.
 - **low** (0): none of these.

@@ -16,7 +16,7 @@ import polars as pl
 
 from yieldlab.errors import DataError
 from yieldlab.folds import Rows, Split, chronological
-from yieldlab.forecast.artifacts import Card, find, save, weights_of
+from yieldlab.forecast.artifacts import Card, find, save, versions, weights_of
 from yieldlab.forecast.evaluate import Evaluation, compare
 from yieldlab.forecast.protocol import EpochDone, Model
 from yieldlab.forecast.registry import RISK, make, released_name, settings_of, windows_of
@@ -53,10 +53,13 @@ def reusable(name: str, given: Mapping[str, Value], panel: Panel, folder: Path) 
     """The released model, when it was trained with these settings on this very panel and its file is whole."""
     try:
         card = find(released_name(name), folder)
-        weights_of(card)
+        for each in (card, find(f"{name}_best", folder)):
+            weights_of(each)
     except DataError:
         return None
-    same = card.data.get("asked") == settings_of(name, given) and card.data.get("digest") == panel.digest()
+    same = card.versions == versions() and all(
+        card.data.get(key) == value for key, value in _origin(panel, settings_of(name, given)).items()
+    )
     return card if same and card.model == name else None
 
 
@@ -89,10 +92,7 @@ def train(
         yield Stage("refitting through the validation days", windows.samples(through, labelled=True)[0].size)
         yield from released.fit(windows, through, None)
     data: dict[str, object] = {
-        "digest": panel.digest(),
-        "asked": settings,
-        "first": day_of(panel, 0),
-        "last": day_of(panel, panel.shape[0] - 1),
+        **_origin(panel, settings),
         "split": {part: _days(panel, getattr(split, part)) for part in ("train", "valid", "test")},
     }
     cards = [
@@ -187,6 +187,17 @@ def _tested(model: Model, windows: Windows, split: Split) -> tuple[dict[str, obj
     test = compare(windows.panel, {model.name: forecast}, horizon=windows.horizon)
     row = next(row for row in test.overall.to_dicts() if row["model"] == model.name)
     return {"test": row}, test
+
+
+def _origin(panel: Panel, settings: Mapping[str, Value]) -> dict[str, object]:
+    """What decides a training, but for versions: threads do not."""
+    return {
+        "digest": panel.digest(),
+        "max_stale_days": panel.max_stale_days,
+        "asked": {key: value for key, value in settings.items() if key != "threads"},
+        "first": day_of(panel, 0),
+        "last": day_of(panel, panel.shape[0] - 1),
+    }
 
 
 def _days(panel: Panel, rows: Rows) -> list[str]:

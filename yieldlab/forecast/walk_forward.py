@@ -82,7 +82,7 @@ def walk_forward(
     windows = windows_of(panel, chosen)
     config = {
         "model": name,
-        "settings": chosen,
+        "settings": {key: value for key, value in chosen.items() if key != "threads"},
         "folds": asdict(plan),
         **{key: chosen[key] for key in ("horizon", "lookback", "features")},
         "validation_share": VALIDATION_SHARE,

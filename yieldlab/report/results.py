@@ -141,7 +141,8 @@ def _forecasts(health: Mapping[str, Any]) -> Iterator[str]:
     """Which run each field of a model is from, and up to when that model had learned."""
     for name, origin in (health.get("forecasts") or {}).items():
         first, last = origin["first_trained"], origin["last_trained"]
-        yield f"{name} of run {origin['run_id']}, trained through {first}" + (f" to {last}" if last != first else "")
+        trained = first + (f" to {last}" if last != first else "")
+        yield f"{name} for {origin['first']} to {origin['last']}, of run {origin['run_id']}, trained through {trained}"
 
 
 def data_words(health: Mapping[str, Any]) -> str:

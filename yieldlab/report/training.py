@@ -35,7 +35,8 @@ class Walked:
     rows: int = 0
     reused: bool = False
     interrupted: bool = False
-    trained: list[str | None] = field(default_factory=list)
+    #: The first and the last day that a fold learned through, None where nothing is fitted.
+    trained: tuple[str, str] | None = None
     failures: dict[int, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
@@ -47,6 +48,7 @@ class Walked:
             "folds": self.folds,
             "rows": self.rows,
             "reused": self.reused,
+            "trained_through": self.trained,
             "interrupted": self.interrupted,
             "failures": {str(number): reason for number, reason in self.failures.items()},
         }
@@ -58,8 +60,7 @@ def walked_lines(walked: Sequence[Walked]) -> Iterator[RenderableType]:
     for each in walked:
         state = "interrupted" if each.interrupted else "unchanged, reused" if each.reused else "done"
         state += f", {len(each.failures)} folds failed" if each.failures else ""
-        known = [day for day in each.trained if day]
-        through = f"{known[0]} to {known[-1]}" if known else "-"
+        through = " to ".join(each.trained) if each.trained else "-"
         rows.append([each.model, state, through, f"{each.folds:,}", f"{each.rows:,}"])
     yield table(["model", "state", "trained through", "folds", "forecasts"], rows, left=3)
     plan = walked[-1].plan
@@ -133,6 +134,8 @@ def models_lines(kinds: Mapping[str, str], cards: Sequence[Card], walked: pl.Dat
         forecasts = f"{runs[-1]['first'].date()} to {runs[-1]['last'].date()}" if runs else "-"
         rows.append([name, meaning, trained, forecasts])
     yield words(["model", "what it is", "trained", "forecasts in the store"], rows)
+    if walked.is_empty():
+        yield "No forecasts in the store yet: yieldlab models walk-forward NAME makes them"
 
 
 def settings_lines(name: str, entry: Entry, settings: Mapping[str, Any] | None) -> Iterator[RenderableType]:

@@ -122,7 +122,8 @@ def prepared(
 def answering(
     runs: pl.DataFrame, field: str, *, as_of: datetime | None, ingested_by: datetime | None
 ) -> dict[str, Any]:
-    """Of the runs made from what was known at `as_of` and stored by `ingested_by` the latest that has the field.
+    """Of the runs made from what was known at `as_of` and stored by `ingested_by` the one that knew most and has the
+    field; of several that knew the same the latest.
 
     Raises DataError, with the command that makes one, where there is none.
     """
@@ -139,7 +140,7 @@ def answering(
             f"no finished run of forecasts {' and '.join(limits)}{' ' if limits else ''}has the field {field!r}; "
             f"`yieldlab models walk-forward {model}` makes one{_near(field, _fields(runs))}"
         )
-    return found.sort("created_at").row(-1, named=True)
+    return found.sort("known_at", "created_at").row(-1, named=True)
 
 
 def run_named(runs: pl.DataFrame, run_id: str, field: str | None) -> dict[str, Any]:
