@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,8 @@ from yieldlab.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from yieldlab.panel import Panel
 
 
 @command(groups.models, "models eval", settings=("data", "seed"))
@@ -54,7 +56,7 @@ def evaluate(
     found: Evaluation | None = None
     if forecasters:
         found = evaluated(panel, forecasters, window, seed=session.settings.seed)
-    risk = risk_outcome(panel, window) if RISK in names else None
+    risk = risk_outcome(panel, window, _settings_of_run(session, panel)) if RISK in names else None
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         if found is not None:
@@ -153,3 +155,18 @@ def show(
         "card": None if card is None else card_document(card),
     }
     return Outcome(data, view)
+
+
+def _settings_of_run(session: Session, panel: Panel) -> Mapping[str, object]:
+    """What the run of the risk classes was made with; the defaults where its folder is gone."""
+    from yieldlab.cli.runs import runs_folder
+    from yieldlab.forecast.registry import MODELS, RISK
+    from yieldlab.runs import find
+
+    name = panel.forecasts["risk_class"].run_id.split(".")[0]
+    try:
+        settings = find(name, runs_folder(session.settings)).manifest.config.get("settings")
+    except (UsageError, DataError):
+        session.say(f"run {name} is no longer there; its classes are held against the default thresholds")
+        settings = None
+    return settings if isinstance(settings, dict) else MODELS[RISK].settings

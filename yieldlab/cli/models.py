@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,7 +17,6 @@ from yieldlab.cli.session import Outcome, Session, command
 from yieldlab.errors import INTERRUPTED, DataError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from pathlib import Path
 
     from rich.console import RenderableType
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from yieldlab.panel import Panel
     from yieldlab.report.training import Walked
     from yieldlab.space import Value
+
+#: What can be set of an ensemble, which is no model of its own.
+ENSEMBLE_SETTINGS: Mapping[str, Value] = {"horizon": 7, "how": "inverse_error"}
 
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Models, as lstm; `models list` has all.")]
 Settings = Annotated[
@@ -114,9 +117,10 @@ def walk_forward(
     Fold by fold: fit on the days before, forecast the next step, move on. The forecasts go into the store, where
     strategies read them as panel fields (forecast_lstm, risk_class). Interrupted, the same command goes on.
     """
+    from yieldlab.folds import check_purge
     from yieldlab.forecast import ensemble
     from yieldlab.forecast.fold_runs import FoldPlan
-    from yieldlab.forecast.registry import ENSEMBLE, RISK, settings_of
+    from yieldlab.forecast.registry import ENSEMBLE, RISK, make, settings_of
     from yieldlab.forecast.walk_forward import walk_forward as walk
 
     names = list(dict.fromkeys(names))
@@ -127,11 +131,15 @@ def walk_forward(
     given = settings_for(session, names, sets)
     panel, cutoff = read(session, as_of)
     first = None if start is None else panel.window(inputs.day("--start", start))[0]
-    walked: list[Walked] = []
+    plans: dict[str, FoldPlan] = {}
     for name in sorted(names, key=lambda name: name == ENSEMBLE):  # the ensemble is made of the others
-        asked = settings_of("persistence" if name == ENSEMBLE else name, given[name])  # which has what all have
-        horizon = int(str(asked["horizon"]))
-        plan = FoldPlan(
+        horizon = int(str(given[name].get("horizon", ENSEMBLE_SETTINGS["horizon"])))
+        if name == ENSEMBLE:
+            ensemble.check_members(members, _how(given[name]))
+        else:
+            make(name, given[name])
+            horizon = int(str(settings_of(name, given[name])["horizon"]))
+        plans[name] = FoldPlan(
             folds,
             days("--train", train),
             days("--step", step),
@@ -139,6 +147,10 @@ def walk_forward(
             days("--embargo", embargo),
             first,
         )
+        check_purge(plans[name].purge, horizon)
+        plans[name].folds(panel.shape[0])
+    walked: list[Walked] = []  # what can be refused was refused before the first of them begins
+    for name, plan in plans.items():
         kept = runs_folder(session.settings)
         with stopper() as stop:
             events: Iterator[object]
@@ -146,7 +158,8 @@ def walk_forward(
                 events = ensemble.walk_forward_ensemble(
                     panel,
                     members,
-                    horizon=horizon,
+                    _how(given[name]),
+                    horizon=int(str(given[name].get("horizon", ENSEMBLE_SETTINGS["horizon"]))),
                     folds=plan,
                     store=session.store,
                     root=kept,
@@ -215,6 +228,8 @@ def predict(
         yield from today_lines(made, card)
 
     warnings = [f"{without} of {made.height} pools have no forecast"] if without else []
+    if (late := (datetime.now(UTC).date() - made["day"][0]).days) > 1 + panel.max_stale_days and as_of is None:
+        warnings.append(f"the data ends {late} days ago, on {made['day'][0]}; the forecast is of that day")
     data = {"model": card.name, "trained_through": card.trained_through, "forecasts": made.to_dicts()}
     return Outcome(data, view, warnings=warnings, exit_code=4 if without else 0)
 
@@ -269,10 +284,10 @@ def settings_for(session: Session, names: Sequence[str], sets: Sequence[str] | N
 
     Raises UsageError for an unknown model, a setting that none of the models has, and one that is set twice.
     """
-    from yieldlab.forecast.registry import ENSEMBLE, entry, settings_of
+    from yieldlab.forecast.registry import ENSEMBLE, RISK, entry, settings_of
     from yieldlab.space import parse_axis
 
-    known = {name: {"horizon": 7} if name == ENSEMBLE else entry(name).settings for name in names}
+    known = {name: ENSEMBLE_SETTINGS if name == ENSEMBLE else entry(name).settings for name in names}
     chosen: dict[str, Value] = {}
     for text in sets or ():
         key, values = parse_axis(text)
@@ -285,6 +300,8 @@ def settings_for(session: Session, names: Sequence[str], sets: Sequence[str] | N
             whose = f"model {names[0]!r} has no" if len(known) == 1 else f"none of the models {', '.join(known)} has a"
             raise UsageError(f"{whose} setting {key!r}{did_you_mean(key, among)}")
         chosen[key] = values[0]
+    if "horizon" in chosen and RISK in known and len(known) > 1:
+        raise UsageError("a horizon of risk is another one than that of forecasts; name risk in a command of its own")
     found: dict[str, dict[str, Value]] = {}
     for name, settings in known.items():
         flags: dict[str, Value] = {"seed": session.settings.seed}
@@ -294,6 +311,10 @@ def settings_for(session: Session, names: Sequence[str], sets: Sequence[str] | N
         if name != ENSEMBLE:
             settings_of(name, found[name])  # a value that cannot be is said before any work
     return found
+
+
+def _how(given: Mapping[str, Value]) -> str:
+    return str(given.get("how", ENSEMBLE_SETTINGS["how"]))
 
 
 def trained_card(name: str, folder: Path) -> Card:

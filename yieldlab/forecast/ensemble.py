@@ -117,13 +117,7 @@ def walk_forward_ensemble(
     the command to run for one that has no finished walk-forward with these folds on this panel.
     """
     plan = folds or FoldPlan()
-    if how not in HOW:
-        raise UsageError(f"unknown way to weigh {how!r}{did_you_mean(how, HOW)}")
-    for name in members:
-        if name not in FORECASTERS:
-            raise UsageError(f"{name!r} cannot be a member of an ensemble{did_you_mean(name, FORECASTERS)}")
-    if len(set(members)) < 2 or len(set(members)) < len(members):
-        raise UsageError(f"an ensemble has two or more different members, not {', '.join(members) or 'none'}")
+    check_members(members, how)
     check_purge(plan.purge, horizon)
     steps = plan.folds(panel.shape[0])
     found = _finished(panel, members, plan, horizon, root, _answering(store))
@@ -149,6 +143,17 @@ def walk_forward_ensemble(
 
     job = Job(ENSEMBLE, panel, config, steps, compute)
     yield from carry_out(job, store=store, root=root, cutoff=cutoff, argv=argv, stop=stop, fresh=fresh)
+
+
+def check_members(members: Sequence[str], how: str = "inverse_error") -> None:
+    """Raise UsageError for members, or a way to weigh them, that an ensemble cannot have."""
+    if how not in HOW:
+        raise UsageError(f"unknown way to weigh {how!r}{did_you_mean(how, HOW)}")
+    for name in members:
+        if name not in FORECASTERS:
+            raise UsageError(f"{name!r} cannot be a member of an ensemble{did_you_mean(name, FORECASTERS)}")
+    if len(set(members)) < 2 or len(set(members)) < len(members):
+        raise UsageError(f"an ensemble has two or more different members, not {', '.join(members) or 'none'}")
 
 
 def weights_of(folder: RunFolder) -> pl.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from yieldlab.errors import DataError, UsageError
 from yieldlab.forecast.evaluate import Evaluation, compare
-from yieldlab.forecast.risk_labels import CLASSES, HIGH, labels
+from yieldlab.forecast.risk_labels import CLASSES, HIGH, THRESHOLDS, labels
 from yieldlab.panel import Panel
 from yieldlab.schema import FORECAST, PERSISTENCE
 
@@ -60,15 +60,15 @@ def evaluated(panel: Panel, names: Sequence[str], window: tuple[int, int], *, se
     if len(set(horizons.values())) > 1:
         told = ", ".join(f"{name} {days} days" for name, days in horizons.items())
         raise UsageError(f"these models do not look equally far ahead ({told}); evaluate them one by one")
-    predictions = {name: _between(panel.raw(field), window) for name, field in fields.items()}
-    if not predictions:
-        predictions = {"persistence": _between(panel["apy"], window)}
-    return compare(panel, predictions, horizon=next(iter(horizons.values()), 7), seed=seed)
+    predictions = {name: panel.raw(field) for name, field in fields.items()}
+    return compare(
+        panel, predictions, horizon=next(iter(horizons.values()), 7), seed=seed, rows=(window[0], window[1] + 1)
+    )
 
 
-def risk_outcome(panel: Panel, window: tuple[int, int]) -> RiskOutcome:
+def risk_outcome(panel: Panel, window: tuple[int, int], settings: Mapping[str, object] | None = None) -> RiskOutcome:
     """The risk fields of a panel against what happened, between two rows, both included, labelled by the
-    thresholds that are the defaults.
+    thresholds among the `settings` of its run.
 
     Raises DataError when no day with a class has a label.
     """
@@ -76,7 +76,9 @@ def risk_outcome(panel: Panel, window: tuple[int, int]) -> RiskOutcome:
 
     origin = panel.forecasts["risk_class"]
     given, probability = (_between(panel.raw(field), window) for field in RISK_FIELDS)
-    happened = labels(panel, horizon=origin.horizon_days)
+    ahead = origin.horizon_days
+    thresholds = {name: float(str(value)) for name, value in (settings or {}).items() if name in THRESHOLDS}
+    happened = labels(panel, horizon=ahead, deviation_days=min(30, ahead), **thresholds)
     both = ~np.isnan(given) & ~np.isnan(happened)
     if not both.any():
         raise DataError(f"no day with a class of risk lies {origin.horizon_days} days before the end of the data")

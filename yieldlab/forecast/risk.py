@@ -34,7 +34,7 @@ from yieldlab.forecast.boosted_trees import (
 )
 from yieldlab.forecast.protocol import EpochDone
 from yieldlab.forecast.risk_features import risk_features
-from yieldlab.forecast.risk_labels import CLASSES, HIGH, labels
+from yieldlab.forecast.risk_labels import CLASSES, HIGH, THRESHOLDS, labels
 from yieldlab.forecast.windows import Ints, Windows
 from yieldlab.space import Value
 
@@ -147,8 +147,7 @@ class RiskClassifier:
     def labels(self, windows: Windows) -> Floats:
         """(T, N) what happened, by this model's thresholds; NaN = no label."""
         horizon = windows.horizon
-        shares = ("tvl_fall_high", "apy_fall_high", "tvl_fall_medium", "deviation_quantile")
-        thresholds = {name: float(str(self.settings[name])) for name in shares}
+        thresholds = {name: float(str(self.settings[name])) for name in THRESHOLDS}
         return labels(windows.panel, horizon=horizon, deviation_days=min(30, horizon), **thresholds)
 
     def probabilities(self, windows: Windows, rows: Rows) -> Floats:

@@ -28,6 +28,9 @@ from yieldlab.panel import Panel
 Floats = NDArray[np.float64]
 
 LOW, MEDIUM, HIGH = 0, 1, 2
+
+#: The parameters of `labels` that are shares.
+THRESHOLDS = ("tvl_fall_high", "apy_fall_high", "tvl_fall_medium", "deviation_quantile")
 CLASSES = ("low", "medium", "high")
 
 #: Rows of the mean that an APY collapses from.
