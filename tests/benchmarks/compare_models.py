@@ -89,7 +89,7 @@ def evaluation(found: dict[str, Any]) -> Iterator[str]:
             f"| {number(row['rank_correlation'], 3)} |"
         )
     yield ""
-    yield from (f"- {row['verdict']}" for row in found["overall"] if row["verdict"])
+    yield from (f"- {row['model']} {row['verdict']}" for row in found["overall"] if row["verdict"])
 
 
 def risk(found: dict[str, Any]) -> Iterator[str]:
