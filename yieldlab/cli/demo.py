@@ -63,9 +63,9 @@ def demo(session: Session) -> Outcome:
             left_out = f"the model {missing[0]} could not be fitted on this data; its reason stands above"
     entries = [entry(find(name, folders), {"every": 7}, defaults=costs) for name in names]
     fields = [field for each in entries for field in each.strategy.fields(each.params.signal)]
-    panel, cutoff = inputs.read_panel(store, fields, None)
+    seen, known = inputs.read_panel(store, fields, None)
     session.say("comparing strategies; the first time ever, their kernels are compiled, which takes half a minute")
-    compared, folder = backtest.run_and_keep(session, panel, cutoff, entries, (first, None))
+    compared, folder = backtest.run_and_keep(session, seen, known, entries, (first, None))
     planned = sweeps.plan(find(SWEPT, folders), capital=CAPITAL_USD, defaults=costs)
     session.say(f"sweeping {len(planned):,} trials")
     with following.stopper() as stop:
@@ -85,7 +85,7 @@ def demo(session: Session) -> Outcome:
         yield f"{len(entries)} strategies from {first} to {last}, {CAPITAL_USD:,.0f} USD, 0.1 % a trade, weekly"
         yield ""
         yield from backtest.comparison(compared)
-        for field, origin in panel.forecasts.items():
+        for field, origin in seen.forecasts.items():
             yield f"{field} looks {origin.horizon_days} days ahead; its model was trained through {origin.last_trained}"
         yield ""
         yield f"A sweep of {SWEPT}: {len(planned):,} trials, one for each combination of its parameters"
