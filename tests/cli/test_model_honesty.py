@@ -1,0 +1,111 @@
+"""Which forecasts count, where they do not reach, and what is the same run however it is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from yieldlab.forecast.ensemble import weights_of
+from yieldlab.runs import RunFolder
+from yieldlab.store import Store
+
+YEARLY = ("--step", "300d")
+
+
+def walked(yieldlab, *words: str):
+    told = yieldlab("models", "walk-forward", *words, *YEARLY, "--json")
+    assert told.code == 0, told.err
+    return told.document["data"]["runs"]
+
+
+def test_a_run_of_the_past_does_not_take_the_place_of_one_that_knew_more(yieldlab, lab: Path) -> None:
+    walked(yieldlab, "ewma")
+    walked(yieldlab, "ewma", "--as-of", "2025-09-01")
+    ran = yieldlab("backtest", "lstm_top", "--set", "model=ewma", "--start", "2025-11-15", "--json").document
+    origin = ran["data"]["panel"]["forecasts"]["forecast_ewma"]
+    assert origin["last"] == "2026-02-10"
+    assert ran["data"]["trials"][0]["measures"]["trades"] > 0
+    assert ran["warnings"] == []
+    past = yieldlab("backtest", "lstm_top", "--set", "model=ewma", "--as-of", "2025-09-01", "--json").document
+    assert past["data"]["panel"]["forecasts"]["forecast_ewma"]["last"] == "2025-09-01"
+
+
+def test_days_without_forecasts_are_told(yieldlab, lab: Path) -> None:
+    walked(yieldlab, "ewma", "--start", "2025-06-01")
+    told = yieldlab("backtest", "lstm_top", "--set", "model=ewma", "--start", "2025-01-01")
+    assert told.code == 0
+    assert "forecast_ewma has forecasts for 2025-06-01 to 2026-02-10 only" in told.err
+    assert "forecast_ewma for 2025-06-01 to 2026-02-10, of run" in told.out.replace("\n", " ")
+    swept = yieldlab("sweep", "run", "lstm_top", "--grid", "model=ewma", "--grid", "top_n=1,2", "--json")
+    assert any("forecast_ewma has forecasts" in warning for warning in swept.document["warnings"])
+
+
+def test_days_asked_for_are_the_days_measured(yieldlab, lab: Path) -> None:
+    walked(yieldlab, "ewma")
+    days = ("--start", "2025-10-01", "--end", "2025-10-31", "--json")
+    alone = yieldlab("models", "eval", "persistence", *days).document["data"]
+    beside = yieldlab("models", "eval", "ewma", *days).document["data"]
+    for found in (alone, beside):
+        assert (found["first"], found["last"], found["days"]) == ("2025-10-01", "2025-10-31", 31)
+    assert alone["overall"][0]["mae"] == beside["overall"][0]["mae"]
+
+
+def test_an_ensemble_of_equals(yieldlab, lab: Path) -> None:
+    [_, _, run] = walked(yieldlab, "ewma", "ar", "ensemble", "--set", "how=mean")
+    assert weights_of(RunFolder(Path(run["path"])))["weight"].unique().to_list() == [0.5]
+
+
+def test_the_ensemble_is_made_of_the_forecasts_that_a_panel_reads(yieldlab, lab: Path) -> None:
+    [first] = walked(yieldlab, "ewma")
+    walked(yieldlab, "ewma", "--set", "halflife=2")
+    walked(yieldlab, "ar")
+    walked(yieldlab, "ewma")  # reused, and what a panel reads again
+    [run] = walked(yieldlab, "ensemble", "--member", "ewma", "--member", "ar")
+    members = RunFolder(Path(run["path"])).manifest.config["members"]
+    assert members["ewma"] == first["run_id"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("ewma", "ensemble"), "two or more different members, not ewma"),
+        (("ewma", "ar", "ensemble", "--set", "how=best"), "unknown way to weigh 'best'"),
+        (("ewma", "risk", "--set", "horizon=3"), "name risk in a command of its own"),
+        (("ewma", "risk", "--purge", "7d"), "a purge of 7 days is shorter than the horizon of 30"),
+    ],
+)
+def test_what_can_be_refused_is_refused_before_any_model_works(
+    yieldlab, lab: Path, words: tuple[str, ...], sentence: str
+) -> None:
+    told = yieldlab("models", "walk-forward", *words)
+    assert told.code == 2
+    assert sentence in told.err
+    assert Store(lab / "data").forecast_runs().is_empty()
+    assert not (lab / "data" / "runs").exists()
+
+
+def test_the_number_of_threads_makes_no_other_run(yieldlab, lab: Path) -> None:
+    trees = ("xgboost", "--set", "n_estimators=3", "--start", "2025-06-01")
+    [first] = walked(yieldlab, *trees)
+    [again] = walked(yieldlab, *trees, "--jobs", "1")
+    assert (again["run_id"], again["reused"]) == (first["run_id"], True)
+
+
+def test_a_model_that_has_lost_its_best_state_is_trained_again(yieldlab, lab: Path) -> None:
+    assert yieldlab("models", "train", "ewma").code == 0
+    assert "up to date" in yieldlab("models", "train", "ewma").out
+    (lab / "models" / "ewma_best.card.json").unlink()
+    assert "up to date" not in yieldlab("models", "train", "ewma").out
+    assert (lab / "models" / "ewma_best.card.json").is_file()
+
+
+def test_risk_is_held_against_the_thresholds_of_its_run(yieldlab, lab: Path) -> None:
+    walked(yieldlab, "risk", "--set", "n_estimators=3", "--set", "horizon=14", "--set", "tvl_fall_high=0.01")
+    found = yieldlab("models", "eval", "risk", "--json").document["data"]["risk"]
+    assert found["base_rate_high"] > 0.5  # nearly every pool loses 1 % on some day of two weeks
+
+
+def test_a_forecast_of_old_data_says_so(yieldlab, lab: Path) -> None:
+    yieldlab("models", "train", "ewma")
+    assert "the data ends" in yieldlab("models", "predict", "ewma").err
