@@ -175,7 +175,7 @@ def test_what_revisions_cannot_answer(yieldlab, lab: Path, empty: Path) -> None:
 
 
 def test_a_backtest_as_of_an_instant_sees_no_later_revision(yieldlab, lab: Path) -> None:
-    words = ("backtest", "highest_apy", "--as-of", "2024-03-02", "--json")
+    words = ("backtest", "highest_apy", "--as-of", "2024-03-01", "--json")  # revised a day after its end
     before = yieldlab(*words).document["data"]
     spoil(lab)
     after = yieldlab(*words).document["data"]

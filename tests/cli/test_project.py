@@ -30,9 +30,9 @@ def test_the_settings_that_init_writes_are_the_defaults(yieldlab, empty: Path) -
     written.write_text("\n".join(lines))
     after = config.load(file=written, environment={})
     for name in config.KEYS:
-        if name not in ("data", "strategies", "jobs"):
+        if name not in ("data", "strategies", "models", "jobs"):
             assert getattr(after, name) == getattr(before, name)
-    assert after.data == empty / "lab" / "data"
+    assert (after.data, after.models) == (empty / "lab" / "data", empty / "lab" / "models")
 
 
 def test_init_overwrites_nothing(yieldlab, empty: Path) -> None:
