@@ -428,11 +428,12 @@ def test_a_full_disk_leaves_a_failed_run_and_one_sentence(yieldlab, lab: Path, m
 def test_the_demo_shows_everything_and_where_the_files_are(yieldlab, empty: Path) -> None:
     told = yieldlab("demo")
     assert told.code == 0, told.err
-    for part in ("SYNTHETIC", "highest_apy", "tvl_weighted", "steady_carry", "2,160 trials", "data/runs/", "Next:"):
+    ran = ("highest_apy", "tvl_weighted", "lstm_top", "risk_adjusted")
+    for part in ("SYNTHETIC", *ran, "trained through", "2,160 trials", "data/runs/", "Next:"):
         assert part in told.out
     again = yieldlab("demo", "--json").document
     assert again["data"]["sweep"]["count"] >= 2_000
-    assert len(again["data"]["backtest"]["trials"]) == 3
+    assert len(again["data"]["backtest"]["trials"]) == len(ran)
 
 
 def test_a_sample_of_more_than_there_is_says_so(yieldlab, lab: Path) -> None:
