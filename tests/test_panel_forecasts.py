@@ -187,6 +187,6 @@ def test_persistence_is_the_apy_however_the_panel_reads_it() -> None:
 
 def test_the_data_line_tells_the_run_and_how_far_its_models_had_learned() -> None:
     line = data_line(panel(ROWS).health.as_dict())
-    assert "; forecast_lstm of run r1, trained through 2024-01-01 to 2024-01-04; " in line
-    assert "forecast_lstm of run r1, trained through 2024-01-01; " in data_line(panel(ROWS[:2]).health.as_dict())
+    assert "; forecast_lstm for 2024-01-03 to 2024-01-05, of run r1, trained through 2024-01-01 to 2024-01-04; " in line
+    assert ", of run r1, trained through 2024-01-01; " in data_line(panel(ROWS[:2]).health.as_dict())
     assert "forecast" not in data_line(Panel.from_long(OBSERVED, fields=("apy",), as_of=LATE).health.as_dict())
