@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -119,9 +120,9 @@ def walk_forward(
     """
     from yieldlab.folds import check_purge
     from yieldlab.forecast import ensemble
+    from yieldlab.forecast import walk_forward as models
     from yieldlab.forecast.fold_runs import FoldPlan
     from yieldlab.forecast.registry import ENSEMBLE, RISK, make, settings_of
-    from yieldlab.forecast.walk_forward import walk_forward as walk
 
     names = list(dict.fromkeys(names))
     if member and ENSEMBLE not in names:
@@ -133,12 +134,11 @@ def walk_forward(
     first = None if start is None else panel.window(inputs.day("--start", start))[0]
     plans: dict[str, FoldPlan] = {}
     for name in sorted(names, key=lambda name: name == ENSEMBLE):  # the ensemble is made of the others
-        horizon = int(str(given[name].get("horizon", ENSEMBLE_SETTINGS["horizon"])))
         if name == ENSEMBLE:
-            ensemble.check_members(members, _how(given[name]))
+            ensemble.check_members(members, str(given[name]["how"]))
         else:
             make(name, given[name])
-            horizon = int(str(settings_of(name, given[name])["horizon"]))
+        horizon = int(str((given[name] if name == ENSEMBLE else settings_of(name, given[name]))["horizon"]))
         plans[name] = FoldPlan(
             folds,
             days("--train", train),
@@ -153,34 +153,19 @@ def walk_forward(
     for name, plan in plans.items():
         kept = runs_folder(session.settings)
         with stopper() as stop:
-            events: Iterator[object]
+            walk = partial(models.walk_forward, panel, name, given[name])
             if name == ENSEMBLE:
-                events = ensemble.walk_forward_ensemble(
-                    panel,
-                    members,
-                    _how(given[name]),
-                    horizon=int(str(given[name].get("horizon", ENSEMBLE_SETTINGS["horizon"]))),
-                    folds=plan,
-                    store=session.store,
-                    root=kept,
-                    cutoff=cutoff,
-                    argv=session.words,
-                    stop=stop,
-                    fresh=fresh,
-                )
-            else:
-                events = walk(
-                    panel,
-                    name,
-                    given[name],
-                    folds=plan,
-                    store=session.store,
-                    root=kept,
-                    cutoff=cutoff,
-                    argv=session.words,
-                    stop=stop,
-                    fresh=fresh,
-                )
+                horizon, how = int(str(given[name]["horizon"])), str(given[name]["how"])
+                walk = partial(ensemble.walk_forward_ensemble, panel, members, how, horizon=horizon)
+            events = walk(
+                folds=plan,
+                store=session.store,
+                root=kept,
+                cutoff=cutoff,
+                argv=session.words,
+                stop=stop,
+                fresh=fresh,
+            )
             walked.append(_followed(session, name, plan, events, panel))
         if walked[-1].interrupted:
             break
@@ -285,21 +270,14 @@ def settings_for(session: Session, names: Sequence[str], sets: Sequence[str] | N
     Raises UsageError for an unknown model, a setting that none of the models has, and one that is set twice.
     """
     from yieldlab.forecast.registry import ENSEMBLE, RISK, entry, settings_of
-    from yieldlab.space import parse_axis
 
     known = {name: ENSEMBLE_SETTINGS if name == ENSEMBLE else entry(name).settings for name in names}
-    chosen: dict[str, Value] = {}
-    for text in sets or ():
-        key, values = parse_axis(text)
-        if len(values) != 1:
-            raise UsageError(f"--set {text} gives {len(values)} values; --set takes one")
-        if key in chosen:
-            raise UsageError(f"--set names {key!r} twice")
+    chosen = inputs.assignments(sets, session.settings)
+    for key in chosen:
         if not any(key in settings for settings in known.values()):
             among = sorted({each for settings in known.values() for each in settings})
             whose = f"model {names[0]!r} has no" if len(known) == 1 else f"none of the models {', '.join(known)} has a"
             raise UsageError(f"{whose} setting {key!r}{did_you_mean(key, among)}")
-        chosen[key] = values[0]
     if "horizon" in chosen and RISK in known and len(known) > 1:
         raise UsageError("a horizon of risk is another one than that of forecasts; name risk in a command of its own")
     found: dict[str, dict[str, Value]] = {}
@@ -308,13 +286,11 @@ def settings_for(session: Session, names: Sequence[str], sets: Sequence[str] | N
         if "jobs" in session.settings.flags:
             flags["threads"] = session.settings.jobs
         found[name] = {key: value for key, value in {**flags, **chosen}.items() if key in settings}
-        if name != ENSEMBLE:
+        if name == ENSEMBLE:
+            found[name] = {**ENSEMBLE_SETTINGS, **found[name]}
+        else:
             settings_of(name, found[name])  # a value that cannot be is said before any work
     return found
-
-
-def _how(given: Mapping[str, Value]) -> str:
-    return str(given.get("how", ENSEMBLE_SETTINGS["how"]))
 
 
 def trained_card(name: str, folder: Path) -> Card:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -22,7 +23,7 @@ Floats = NDArray[np.float64]
 SAMPLES_PER_NUMBER = 5
 
 
-class _Baseline:
+class _Baseline(ABC):
     """What the baselines share: no file of their own, one field, and a forecast only where a window may be used."""
 
     fitted: ClassVar[tuple[str, ...]] = ()
@@ -65,8 +66,9 @@ class _Baseline:
         """Whether what was restored can be what was fitted."""
         return True
 
+    @abstractmethod
     def _forecast(self, windows: Windows) -> Floats:
-        raise NotImplementedError
+        """(T, N) what the model says at every row, whether or not a window may be used there."""
 
 
 class Persistence(_Baseline):
