@@ -31,7 +31,7 @@ _CORNERS = 32
 def tiny_panel(*, times: int = 60, pools: int = 4, seed: int = 0, fields: Iterable[str] = ()) -> Panel:
     """A daily panel from 2024-01-01 with every field of the store, and `fields` besides; the same for the same seed.
 
-    `risk_class` among them holds 0, 1 and 2, `risk_prob_high` shares, and any other an APY that is somewhat off.
+    `risk_class` among them holds 0, 1 and 2, `risk_prob_*` shares, and any other an APY that is somewhat off.
 
     It has what real data has: pools that start late, days missing here and there, a gap longer than the carry, a pool
     that stops reporting, a yield of exactly zero, and a jump.
@@ -104,7 +104,7 @@ def _model_field(name: str, apy: Floats, generator: np.random.Generator) -> Floa
     """(times, pools) values such as a model gives under this name."""
     if name == "risk_class":
         return generator.integers(0, 3, apy.shape).astype(np.float64)
-    if name == "risk_prob_high":
+    if name.startswith("risk_prob_"):
         return generator.uniform(0.0, 1.0, apy.shape)
     return apy * generator.lognormal(0.0, 0.2, apy.shape)
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from datetime import date
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
+from sklearn.metrics import average_precision_score
 
-from yieldlab.forecast.ensemble import weights_of
+from yieldlab import schema
+from yieldlab.cli.inputs import read_panel
+from yieldlab.forecast.fold_ensemble import weights_of
+from yieldlab.forecast.risk_labels import CLASSES, labels
 from yieldlab.runs import RunFolder
 from yieldlab.store import Store
 
@@ -104,6 +112,40 @@ def test_risk_is_held_against_the_thresholds_of_its_run(yieldlab, lab: Path) -> 
     walked(yieldlab, "risk", "--set", "n_estimators=3", "--set", "horizon=14", "--set", "tvl_fall_high=0.01")
     found = yieldlab("models", "eval", "risk", "--json").document["data"]["risk"]
     assert found["base_rate_high"] > 0.5  # nearly every pool loses 1 % on some day of two weeks
+
+
+def test_the_report_on_risk_is_what_a_plain_loop_over_the_runs_rows_gives(yieldlab, lab: Path) -> None:
+    [run] = walked(yieldlab, "risk", "--set", "n_estimators=8", "--set", "tvl_fall_high=0.1", "--jobs", "1")
+    told = yieldlab("models", "eval", "risk", "--start", "2025-03-01")
+    assert "Log loss" in told.out
+    assert "Share of gain: " in told.out
+    found = yieldlab("models", "eval", "risk", "--start", "2025-03-01", "--json").document["data"]["risk"]
+    panel, _ = read_panel(Store(lab / "data"), schema.FIELDS, None)
+    happened = labels(panel, tvl_fall_high=0.1)
+    place = {pool: n for n, pool in enumerate(panel.pool_ids)}
+    day = {time: t for t, time in enumerate(panel.times.astype("datetime64[D]").tolist())}
+    rows = pl.read_parquet(Path(run["path"]) / "predictions.parquet").filter(pl.col("part") == "test")
+    wide = rows.pivot("field", index=["pool_id", "valid_at"], values="prediction")
+    losses, counts, high, scores = [], [[0] * 3 for _ in range(3)], [], []
+    for row in wide.iter_rows(named=True):
+        came = happened[day[row["valid_at"].date()], place[row["pool_id"]]]
+        if np.isnan(came) or row["valid_at"].date() < date(2025, 3, 1):
+            continue
+        medium, above = row["risk_prob_medium"], row["risk_prob_high"]
+        losses.append(-math.log(max([1.0 - medium - above, medium, above][int(came)], 1e-9)))
+        counts[int(came)][int(row["risk_class"])] += 1
+        high.append(came == 2)
+        scores.append(above)
+    assert found["samples"] == len(losses) > 1_000
+    assert found["log_loss"] == pytest.approx(math.fsum(losses) / len(losses))
+    assert [[row[name] for name in CLASSES] for row in found["confusion"]] == counts
+    shares = [sum(row) / len(losses) for row in counts]
+    assert found["log_loss_base"] == pytest.approx(-sum(share * math.log(share) for share in shares if share))
+    assert found["pr_auc_high"] == pytest.approx(average_precision_score(high, scores))
+    assert found["base_rate_high"] == pytest.approx(shares[2])
+    assert sum(found["importance"].values()) == pytest.approx(1.0)
+    assert list(found["importance"].values()) == sorted(found["importance"].values(), reverse=True)
+    assert 0 <= found["calibrated"] <= found["folds"] == run["folds"]
 
 
 def test_a_forecast_of_old_data_says_so(yieldlab, lab: Path) -> None:

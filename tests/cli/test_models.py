@@ -30,10 +30,14 @@ def folds(yieldlab, *words: str):
     [
         (("train", "lsmt"), 2, "unknown model 'lsmt'; did you mean 'lstm'?"),
         (("train", "ewma", "ensembel"), 2, "did you mean 'ensemble'?"),
-        (("train", "ensemble"), 2, "walk-forward ewma xgboost lstm ensemble"),
-        (("predict", "ensemble"), 2, "nothing to predict"),
-        (("tune", "ensemble"), 2, "nothing to tune"),
-        (("show", "ensemble"), 2, "nothing to show"),
+        (("train", "ensemble", "--set", "hiden=3"), 2, "has no setting 'hiden'"),
+        (("train", "ensemble", "--set", "lstm.epoch=3"), 2, "did you mean 'lstm.epochs'?"),
+        (("train", "ensemble", "--set", "gru.epochs=3"), 2, "has no setting 'gru.epochs'"),
+        (("train", "ensemble", "--set", "members=ar"), 2, "members of an ensemble are named by --member, one each"),
+        (("train", "ewma", "ensemble"), 2, "two or more different members, not ewma"),
+        (("train", "ar", "--member", "ewma"), 2, "--member says of what the ensemble is made"),
+        (("predict", "ensemble"), 3, "`yieldlab models train ensemble` makes one"),
+        (("tune", "ensemble"), 2, "model 'ensemble' has no setting to tune; these have: ewma, ar, lstm"),
         (("train", "ewma", "--set", "halflive=3"), 2, "has no setting 'halflive'; did you mean 'halflife'?"),
         (("train", "ewma", "--set", "hidden=8"), 2, "model 'ewma' has no setting 'hidden'"),
         (("train", "ewma", "ar", "--set", "halflive=3"), 2, "none of the models ewma, ar has a setting 'halflive'"),
@@ -203,7 +207,7 @@ def test_walk_forward_goes_into_the_store_and_is_reused(yieldlab, lab: Path) -> 
 def test_the_ensemble_names_the_member_that_has_not_been_run(yieldlab, lab: Path) -> None:
     told = yieldlab("models", "walk-forward", "ensemble", "--member", "ewma", "--member", "ar", *YEARLY)
     assert told.code == 3
-    assert "`yieldlab models walk-forward ar` makes one" in told.err
+    assert "`yieldlab models walk-forward ar --step 300d` makes one" in told.err
 
 
 def test_when_every_fold_fails_there_is_no_result(yieldlab, lab: Path) -> None:

@@ -2,59 +2,63 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
-import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from yieldlab import runs
+pytest.importorskip("torch", reason="needs the extra: ml")
+pytest.importorskip("xgboost", reason="needs the extra: ml")
+
+import torch
+
 from yieldlab.errors import DataError, UsageError
-from yieldlab.folds import inner
-from yieldlab.forecast.ensemble import Weights, walk_forward_ensemble, weights_of
-from yieldlab.forecast.walk_forward import Finished, FoldFailed, FoldPlan, walk_forward
+from yieldlab.forecast.artifacts import Card, load, read_card, save
+from yieldlab.forecast.ensemble import Ensemble, Weights
+from yieldlab.forecast.fold_ensemble import walk_forward_ensemble
+from yieldlab.forecast.lstm import YieldForecaster
+from yieldlab.forecast.registry import known_settings, make, members_of, settings_of, windows_of
+from yieldlab.forecast.train import Trained, forecast_today, reusable, train
+from yieldlab.forecast.walk_forward import Finished, FoldPlan, walk_forward
 from yieldlab.panel import Panel
-from yieldlab.runs import RunFolder
-from yieldlab.store import Store
+from yieldlab.space import Value
 from yieldlab.testing import assert_causal, tiny_panel
 
 NAN = math.nan
-SETTINGS = {"horizon": 3, "lookback": 5}
-PLAN = FoldPlan(train=45, step=12, purge=3, embargo=1)
-FIRST = 45 + 3 + 1
-MEMBERS = ("pool_mean", "persistence", "ewma")
+TRAIN, VALID, TEST = (0, 60), (63, 80), (83, 100)
+OWN: dict[str, dict[str, Value]] = {
+    "ar": {"lags": 2},
+    "ewma": {"halflife": 3.0},
+    "pool_mean": {},
+    "lstm": {"hidden": 8, "hidden_last": 8, "epochs": 2, "device": "cpu"},
+    "xgboost": {"n_estimators": 6, "threads": 1},
+}
+SHARED: dict[str, Value] = {"lookback": 5, "horizon": 3}
+
+
+def of(*members: str, **more: Value) -> dict[str, Value]:
+    """The settings of a small ensemble."""
+    own = {f"{name}.{key}": value for name in members for key, value in OWN[name].items()}
+    return {**SHARED, "members": " ".join(members), **own, **more}
 
 
 @pytest.fixture(scope="module")
 def panel() -> Panel:
+    torch.set_num_threads(1)
     return tiny_panel(times=110, pools=4, seed=5)
 
 
-def walked(panel: Panel, root: Path, names: tuple[str, ...] = MEMBERS) -> dict[str, pl.DataFrame]:
-    """Member -> its rows."""
-    found = {}
-    for name in names:
-        *_, last = walk_forward(panel, name, SETTINGS, folds=PLAN, store=None, root=root)
-        assert isinstance(last, Finished)
-        found[name] = pl.read_parquet(last.path / "predictions.parquet")
-    return found
-
-
-def combined(panel: Panel, root: Path, how: str = "inverse_error", **options: object) -> Finished:
-    options = {"store": None, "horizon": 3, **options}
-    *_, last = walk_forward_ensemble(panel, MEMBERS, how, folds=PLAN, root=root, **options)  # type: ignore[arg-type]
-    assert isinstance(last, Finished)
-    return last
-
-
-def dense(panel: Panel, rows: pl.DataFrame) -> np.ndarray:
-    values = np.full(panel.shape, np.nan)
-    day = {time: t for t, time in enumerate(panel.times.astype("datetime64[D]").tolist())}
-    for row in rows.iter_rows(named=True):
-        values[day[row["valid_at"].date()], panel.pool_ids.index(row["pool_id"])] = row["prediction"]
-    return values
+def fitted(panel: Panel, *members: str, **more: Value) -> Ensemble:
+    settings = settings_of("ensemble", of(*members, **more))
+    model = make("ensemble", settings)
+    assert isinstance(model, Ensemble)
+    list(model.fit(windows_of(panel, settings), TRAIN, VALID))
+    return model
 
 
 # -- weights --------------------------------------------------------------------------------------------------------
@@ -113,151 +117,235 @@ def test_a_cell_that_only_members_without_weight_forecast_has_no_forecast() -> N
     assert lacking == 1
 
 
-# -- walking forward ------------------------------------------------------------------------------------------------
+# -- learning and forecasting ---------------------------------------------------------------------------------------
 
 
-def test_it_is_what_a_plain_loop_over_folds_and_cells_gives(panel: Panel, tmp_path: Path) -> None:
-    members = walked(panel, tmp_path)
-    last = combined(panel, tmp_path)
-    rows = pl.read_parquet(last.path / "predictions.parquet")
+def test_it_is_what_its_members_say_alone_weighed_in_a_plain_loop(panel: Panel) -> None:
+    """pool_mean, which is fitted on the validation days too, is weighed by what it said of them before."""
+    model = fitted(panel, "pool_mean", "lstm", "xgboost")
+    windows = windows_of(panel, model.settings)
+    said, checked = {}, {}
+    for name in ("lstm", "pool_mean", "xgboost"):
+        alone = make(name, {**SHARED, **OWN[name]})
+        list(alone.fit(windows, TRAIN, VALID))
+        said[name] = alone.fields(windows, TEST)[f"forecast_{name}"]
+        if name == "pool_mean":
+            alone = make(name, SHARED)
+            list(alone.fit(windows, TRAIN, None))
+        checked[name] = alone.fields(windows, VALID)[f"forecast_{name}"]
     apy = panel.raw("apy")
-    expected, weights = np.full(panel.shape, NAN), []
-    for fold in PLAN.folds(110):
-        parts = {
-            (name, part): dense(panel, member.filter((pl.col("fold") == fold.number) & (pl.col("part") == part)))
-            for name, member in members.items()
-            for part in ("validation", "test")
-        }
-        _, (begin, end) = inner(fold.train, 0.15, purge=3)
-        cells = [
-            (t, n)
-            for t in range(begin, end)
-            for n in range(4)
-            if not any(math.isnan(parts[name, "validation"][t, n]) for name in MEMBERS)
-            and not math.isnan(apy[t + 3, n])
-        ]
-        size = float(np.median([abs(apy[t + 3, n]) for t, n in cells]))
-        inverse = {}
-        for name in MEMBERS:
-            errors = [
-                math.asinh(parts[name, "validation"][cell] / size) - math.asinh(apy[cell[0] + 3, cell[1]] / size)
-                for cell in cells
-            ]
-            inverse[name] = len(cells) / math.fsum(error * error for error in errors)
-        weights += [(fold.number, name, inverse[name] / sum(inverse.values()), len(cells)) for name in MEMBERS]
-        for t in range(*fold.predict):
-            for n in range(4):
-                there = {name: parts[name, "test"][t, n] for name in MEMBERS}
-                there = {name: value for name, value in there.items() if not math.isnan(value)}
-                if there:
-                    total = sum(inverse[name] for name in there)
-                    expected[t, n] = sum(inverse[name] * value for name, value in there.items()) / total
-    np.testing.assert_allclose(dense(panel, rows), expected, rtol=1e-9)
-    told = weights_of(RunFolder(last.path))
-    assert told.select("fold", "member", "cells").rows() == [row[:2] + row[3:] for row in weights]
-    assert told["weight"].to_list() == pytest.approx([row[2] for row in weights])
+    cells = [
+        (t, n)
+        for t in range(17)
+        for n in range(4)
+        if not math.isnan(apy[63 + t + 3, n]) and not any(math.isnan(checked[name][t, n]) for name in checked)
+    ]
+    size = float(np.median([abs(apy[63 + t + 3, n]) for t, n in cells]))
+    inverse = {
+        name: 1.0
+        / math.fsum((math.asinh(values[t, n] / size) - math.asinh(apy[63 + t + 3, n] / size)) ** 2 for t, n in cells)
+        for name, values in checked.items()
+    }
+    expected = np.full((17, 4), NAN)
+    for t in range(17):
+        for n in range(4):
+            there = [name for name in said if not math.isnan(said[name][t, n])]
+            if there:
+                total = sum(inverse[name] for name in there)
+                expected[t, n] = sum(inverse[name] * said[name][t, n] for name in there) / total
+    found = model.fields(windows, TEST)
+    assert list(found) == ["forecast_ensemble"]
+    np.testing.assert_allclose(found["forecast_ensemble"], expected, rtol=1e-9)
+    assert not np.isnan(expected).all()
+    weights = model.document()["weights"]
+    assert weights == pytest.approx({name: each / sum(inverse.values()) for name, each in inverse.items()})
+    for field, values in model.parts(windows, TEST).items():
+        np.testing.assert_array_equal(values, said[field.removeprefix("forecast_")])
 
 
-def test_it_knew_what_its_members_and_the_truth_of_the_validation_days_knew(panel: Panel, tmp_path: Path) -> None:
-    members = walked(panel, tmp_path)
-    for how in ("inverse_error", "mean"):
-        rows = pl.read_parquet(combined(panel, tmp_path, how).path / "predictions.parquet")
-        latest = members["pool_mean"].filter(pl.col("part") == "test").group_by("fold").agg(pl.max("trained_through"))
-        own = rows.group_by("fold").agg(pl.max("trained_through"))
-        assert own.sort("fold").equals(latest.sort("fold"))
-        assert rows.filter(pl.col("trained_through") >= pl.col("valid_at")).is_empty()
-        assert rows["field"].unique().to_list() == ["forecast_ensemble"]
-
-
-def test_what_weighs_members_that_are_not_fitted_counts_as_seen(panel: Panel, tmp_path: Path) -> None:
-    walked(panel, tmp_path, ("persistence", "ewma"))
-    through = {}
-    for how in ("inverse_error", "mean"):
-        events = walk_forward_ensemble(
-            panel, ["persistence", "ewma"], how, horizon=3, folds=PLAN, store=None, root=tmp_path
-        )
-        *_, last = events
-        assert isinstance(last, Finished)
-        rows = pl.read_parquet(last.path / "predictions.parquet")
-        through[how] = rows["trained_through"].min().date().isoformat()  # type: ignore[union-attr]
-    # training rows end before row 45, and the label of row 44 is read at row 47; nothing is fitted for a mean
-    assert through == {"inverse_error": "2024-02-17", "mean": "2023-12-31"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["inverse_error", "mean"])
-def test_no_combined_forecast_depends_on_a_later_day(panel: Panel, how: str) -> None:
-    def forecasts(panel: Panel) -> np.ndarray:
-        with tempfile.TemporaryDirectory() as folder:
-            walked(panel, Path(folder))
-            last = combined(panel, Path(folder), how)
-            return dense(panel, pl.read_parquet(last.path / "predictions.parquet"))
-
-    assert_causal(forecasts, panel, name="ensemble", rows=(52, 62, 84, 108), warmup=FIRST, tolerance=1e-12)
-
-
-def test_it_is_stored_and_reused_until_a_member_is_walked_anew(panel: Panel, tmp_path: Path) -> None:
-    store, root = Store(tmp_path), tmp_path / "runs"
-    walked(panel, root)
-    once = combined(panel, root, store=store)
-    assert combined(panel, root, store=store).reused
-    assert store.forecast_runs()["fields"].to_list() == ["forecast_ensemble"]
-    list(walk_forward(panel, "ewma", SETTINGS, folds=PLAN, store=None, root=root, fresh=True))
-    again = combined(panel, root, store=store)
-    assert not again.reused
-    assert again.path != once.path
-
-
-def test_a_member_that_failed_in_a_fold_is_left_out_there_and_counted(tmp_path: Path) -> None:
-    panel = tiny_panel(times=110, pools=4, seed=5)
-    fields = {name: panel.raw(name).copy() for name in panel.fields}
-    for values in fields.values():
-        values[:15] = NAN
-    panel = panel.with_fields(fields)
-    *events, last = walk_forward(
-        panel, "ar", {**SETTINGS, "lags": 4}, folds=PLAN, store=None, root=tmp_path
-    )  # 25 samples are not there in the first fold
-    assert isinstance(last, Finished)
-    assert [event.number for event in events if isinstance(event, FoldFailed)] == [0]
-    walked(panel, tmp_path, ("persistence", "ewma"))
-    *_, last = walk_forward_ensemble(
-        panel, ["ar", "persistence", "ewma"], horizon=3, folds=PLAN, store=None, root=tmp_path
+def test_fitted_anew_in_each_fold_it_says_what_its_members_walk_forwards_say(panel: Panel, tmp_path: Path) -> None:
+    """Two ways to the same numbers: members refitted inside the ensemble, and rows of the members' own runs."""
+    plan = FoldPlan(train=60, step=20, purge=3, embargo=1)
+    members = ("ewma", "pool_mean", "xgboost")
+    for name in members:
+        list(walk_forward(panel, name, {**SHARED, **OWN[name]}, folds=plan, store=None, root=tmp_path))
+    *_, read = walk_forward_ensemble(panel, members, horizon=3, folds=plan, store=None, root=tmp_path)
+    *_, made = walk_forward(panel, "ensemble", of(*members), folds=plan, store=None, root=tmp_path)
+    assert isinstance(read, Finished)
+    assert isinstance(made, Finished)
+    one, other = (
+        pl.read_parquet(each.path / "predictions.parquet").filter(pl.col("part") == "test").sort("pool_id", "valid_at")
+        for each in (read, made)
     )
-    assert isinstance(last, Finished)
-    told = weights_of(RunFolder(last.path))
-    assert told.filter(pl.col("fold") == 0)["member"].to_list() == ["persistence", "ewma"]
-    rows = pl.read_parquet(last.path / "predictions.parquet")
-    assert told.filter(pl.col("fold") == 0)["lacking"].unique().to_list() == [rows.filter(pl.col("fold") == 0).height]
-    assert told.filter(pl.col("fold") == 1)["member"].to_list() == ["ar", "persistence", "ewma"]
+    assert one.height > 100
+    assert one.drop("prediction").equals(other.drop("prediction"))
+    np.testing.assert_allclose(one["prediction"], other["prediction"], rtol=1e-12)
 
 
-def test_a_member_without_a_run_on_this_data_is_named_with_the_command_that_makes_one(
-    panel: Panel, tmp_path: Path
-) -> None:
-    walked(panel, tmp_path, ("pool_mean", "ewma"))
-    for members, folds, other, lacking in (
-        (["pool_mean", "lstm"], PLAN, panel, "lstm"),
-        (["pool_mean", "ewma"], FoldPlan(train=44, step=12, purge=3, embargo=1), panel, "pool_mean"),
-        (["ewma", "pool_mean"], PLAN, panel.with_fields({"apy": panel.raw("apy") * 1.1}), "ewma"),
+@pytest.mark.parametrize("how", ["inverse_error", "mean"])
+def test_days_after_those_it_learned_from_change_no_bit_of_it(panel: Panel, how: str) -> None:
+    before = fitted(panel, "ar", "ewma", how=how)
+    assert before.trained_through == 79 + 3  # the label of the last validation day
+    changed = {field: panel.raw(field).copy() for field in panel.fields}
+    for values in changed.values():
+        values[83:] *= 5.0
+    assert fitted(panel.with_fields(changed), "ar", "ewma", how=how).document() == before.document()
+
+
+def test_members_that_nothing_is_fitted_of_have_seen_what_weighed_them(panel: Panel) -> None:
+    for how, through in (("inverse_error", 82), ("mean", -1)):
+        settings = {**SHARED, "members": "ewma persistence", "how": how}
+        model = make("ensemble", settings)
+        list(model.fit(windows_of(panel, model.settings), TRAIN, VALID))
+        assert model.trained_through == through
+
+
+def test_no_forecast_depends_on_a_later_day(panel: Panel) -> None:
+    model = fitted(panel, "ar", "ewma", "xgboost")
+
+    def forecasts(panel: Panel) -> np.ndarray:
+        return model.fields(windows_of(panel, model.settings), (0, panel.shape[0]))["forecast_ensemble"]
+
+    assert_causal(forecasts, panel, name="ensemble", rows=(84, 90, 108), warmup=4, tolerance=1e-12)
+
+
+def test_weights_may_be_given_and_a_member_of_weight_0_is_not_asked(panel: Panel) -> None:
+    model = fitted(panel, "ar", "ewma", "pool_mean", how="given", **{"ar.weight": 3.0, "pool_mean.weight": 0.0})
+    assert model.document()["weights"] == {"ar": 0.75, "ewma": 0.25, "pool_mean": 0.0}
+    windows = windows_of(panel, model.settings)
+    assert list(model.parts(windows, TEST)) == ["forecast_ar", "forecast_ewma"]
+    ar, ewma = model.parts(windows, TEST).values()
+    found = model.fields(windows, TEST)["forecast_ensemble"]
+    np.testing.assert_allclose(found, np.where(np.isnan(ar), ewma, 0.75 * ar + 0.25 * ewma), rtol=1e-12)
+
+
+def test_what_cannot_be_is_refused(panel: Panel) -> None:
+    for given, match in (
+        (of("ar", "ewma", how="best"), "unknown way to weigh 'best'; known: given, inverse_error, mean"),
+        (
+            of("ar", "ewma", how="given", **{"ar.weight": 0.0, "ewma.weight": 0.0}),
+            "are all 0; give one a weight",
+        ),
+        (of("ar", "ewma", **{"lstm.epochs": 3}), "has no setting 'lstm.epochs'"),
+        ({"members": "ar"}, "two or more different members, not ar"),
+        ({"members": "ar risk"}, "'risk' cannot be a member"),
+        ({"members": "ar ensemble"}, "'ensemble' cannot be a member"),
+        (of("ar", "lstm", **{"lstm.loss": "hubr"}), "unknown loss 'hubr' of model 'lstm'"),
     ):
-        with pytest.raises(DataError, match=rf"`yieldlab models walk-forward {lacking}` makes one"):
-            list(walk_forward_ensemble(other, members, horizon=3, folds=folds, store=None, root=tmp_path))
-    assert {run.strategies for run in runs.listed(tmp_path)} == {()}
-    assert len(runs.listed(tmp_path)) == 2
+        with pytest.raises(UsageError, match=match):
+            make("ensemble", given)
+    model = make("ensemble", of("ar", "ewma"))
+    with pytest.raises(UsageError, match="no validation days to weigh its members by; set how=mean"):
+        list(model.fit(windows_of(panel, model.settings), TRAIN, None))
+
+
+def test_its_members_are_the_same_in_whatever_order_they_are_named() -> None:
+    assert members_of(["lstm", "ewma"]) == members_of("ewma lstm") == ("ewma", "lstm")
+    assert settings_of("ensemble", of("ewma", "ar")) == settings_of("ensemble", of("ar", "ewma"))
+    assert {"ar.lags", "ewma.weight"} < set(known_settings("ensemble", of("ewma", "ar")))
+
+
+# -- training, saving and loading -----------------------------------------------------------------------------------
+
+
+def test_it_is_trained_tested_refitted_and_used_again(panel: Panel, tmp_path: Path) -> None:
+    given = of("ar", "ewma", "xgboost")
+    *_, last = train(panel, "ensemble", given, folder=tmp_path)
+    assert isinstance(last, Trained)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "ensemble_best.card.json",
+        "ensemble_best.zip",
+        "ensemble_yield_predictor.card.json",
+        "ensemble_yield_predictor.zip",
+    ]
+    assert last.test is not None
+    weights = last.best.fitted["weights"]
+    assert last.released.fitted["weights"] == pytest.approx(weights)
+    assert last.released.settings["how"] == "given"
+    assert last.best.settings["how"] == "inverse_error"
+    assert {name: last.released.settings[f"{name}.weight"] for name in weights} == weights
+    assert reusable("ensemble", given, panel, tmp_path) == last.released
+    assert reusable("ensemble", {**given, "xgboost.threads": 2}, panel, tmp_path) == last.released
+    assert reusable("ensemble", {**given, "xgboost.n_estimators": 7}, panel, tmp_path) is None
+    made = forecast_today(panel, load(last.released), trained_through=last.released.trained_through)
+    forecasts = [name for name in made.columns if name.startswith("forecast_")]
+    assert forecasts == ["forecast_ensemble", "forecast_ar", "forecast_ewma", "forecast_xgboost"]
+    for row in made.filter(pl.col("reason").is_null()).to_dicts():
+        said = [row[f"forecast_{name}"] for name in weights]
+        if None not in said:
+            expected = sum(weight * each for weight, each in zip(weights.values(), said, strict=True))
+            assert row["forecast_ensemble"] == pytest.approx(expected)
+
+
+@pytest.fixture
+def card(panel: Panel, tmp_path: Path) -> Card:
+    model = fitted(panel, "lstm", "ar", "xgboost")
+    return save(model, tmp_path, "ensemble_best", trained_through="2024-03-23", data={}, metrics={})
+
+
+def test_a_loaded_ensemble_forecasts_what_the_saved_one_did(panel: Panel, card: Card) -> None:
+    model, again = fitted(panel, "ar", "lstm", "xgboost"), load(read_card(card.path))
+    windows = windows_of(panel, model.settings)
+    for field, values in model.fields(windows, TEST).items():
+        np.testing.assert_array_equal(again.fields(windows, TEST)[field], values)
+    with zipfile.ZipFile(card.path.with_name("ensemble_best.zip")) as archive:
+        assert sorted(archive.namelist()) == ["lstm.pth", "xgboost.json"]
+        state = torch.load(io.BytesIO(archive.read("lstm.pth")), weights_only=True)
+        json.loads(archive.read("xgboost.json"))
+    YieldForecaster(input_size=len(state["lstm.weight_ih_l0"][0]), hidden=8, hidden_last=8).load_state_dict(state)
+
+
+def test_the_same_ensemble_has_the_same_bytes(panel: Panel, card: Card) -> None:
+    again = fitted(panel, "lstm", "ar", "xgboost").weights()
+    assert again == card.path.with_name("ensemble_best.zip").read_bytes()
+
+
+def archived(files: dict[str, bytes], kind: int = zipfile.ZIP_STORED) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", kind) as archive:
+        for name, each in files.items():
+            archive.writestr(name, each)
+    return content.getvalue()
+
+
+def test_a_file_that_is_no_archive_of_its_members_is_refused(card: Card) -> None:
+    whole = card.path.with_name("ensemble_best.zip").read_bytes()
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        own = {name: archive.read(name) for name in archive.namelist()}
+    model = make("ensemble", card.settings)
+    damaged = bytearray(whole)
+    damaged[200] ^= 0xFF
+    for weights in (
+        None,
+        b"",
+        whole[:-30],
+        bytes(damaged),
+        archived({"lstm.pth": own["lstm.pth"]}),
+        archived({**own, "../lstm.pth": b"x"}),
+        archived(own, zipfile.ZIP_DEFLATED),
+        archived({"lstm.pth": own["xgboost.json"], "xgboost.json": own["lstm.pth"]}),
+    ):
+        with pytest.raises(DataError):
+            model.restore(card.fitted, weights)
+    model.restore(card.fitted, whole)
 
 
 @pytest.mark.parametrize(
-    ("members", "how", "match"),
+    "changes",
     [
-        (["lstm"], "mean", "two or more different members, not lstm"),
-        (["lstm", "lstm"], "mean", "two or more different members"),
-        (["lstm", "risk"], "mean", "'risk' cannot be a member"),
-        (["lstm", "xgbost"], "mean", "did you mean 'xgboost'"),
-        (["lstm", "ar"], "inverse_eror", "did you mean 'inverse_error'"),
+        {"weights": {"ar": 0.5, "lstm": 0.5}},
+        {"weights": {"ar": 0.5, "lstm": 0.5, "xgboost": 0.5}},
+        {"weights": {"ar": 1.5, "lstm": -0.5, "xgboost": 0.0}},
+        {"weights": {"ar": "nan", "lstm": 0.5, "xgboost": 0.5}},
+        {"weights": None},
+        {"cells": "many"},
+        {"members": {}},
+        {"members": {"ar": {}, "lstm": {}, "xgboost": {}}},
     ],
 )
-def test_members_that_cannot_be_are_refused(
-    panel: Panel, tmp_path: Path, members: list[str], how: str, match: str
-) -> None:
-    with pytest.raises(UsageError, match=match):
-        list(walk_forward_ensemble(panel, members, how, store=None, root=tmp_path))
+def test_a_card_that_describes_no_ensemble_is_refused(card: Card, changes: dict[str, object]) -> None:
+    document = json.loads(card.path.read_text())
+    card.path.write_text(json.dumps({**document, "fitted": {**document["fitted"], **changes}}))
+    with pytest.raises(DataError) as told:
+        load(read_card(card.path))
+    assert "\n" not in str(told.value)

@@ -130,12 +130,13 @@ def test_classes_and_probabilities_agree_and_stand_where_a_window_may_be_used(
 ) -> None:
     model, windows = learned
     found, chances = model.fields(windows, TEST), model.probabilities(windows, TEST)
-    assert list(found) == ["risk_class", "risk_prob_high"]
+    assert list(found) == ["risk_class", "risk_prob_medium", "risk_prob_high"]
     usable = windows.usable[TEST[0] : TEST[1]]
     for values in found.values():
         np.testing.assert_array_equal(~np.isnan(values), usable)
     np.testing.assert_allclose(chances[usable].sum(axis=1), 1.0)
     np.testing.assert_array_equal(found["risk_class"][usable], chances[usable].argmax(axis=1))
+    np.testing.assert_array_equal(found["risk_prob_medium"], chances[:, :, 1])
     np.testing.assert_array_equal(found["risk_prob_high"], chances[:, :, 2])
 
 
@@ -218,7 +219,7 @@ def test_what_comes_after_trained_through_changes_no_bit() -> None:
 
 def test_classes_are_causal(learned: tuple[RiskClassifier, Windows]) -> None:
     model, windows = learned
-    for field in ("risk_class", "risk_prob_high"):
+    for field in ("risk_class", "risk_prob_medium", "risk_prob_high"):
         assert_causal(
             lambda seen, field=field: model.fields(windows_of(seen), (0, seen.shape[0]))[field],  # type: ignore[misc]
             windows.panel,

@@ -18,10 +18,10 @@ NAN = np.nan
 
 
 def one_pool(apy: list[float], tvl: list[float] | None = None) -> Panel:
-    """A panel of one pool; TVL stays at 100 unless given."""
-    times = np.datetime64("2024-01-01", "D") + np.arange(len(apy))
-    fields = {"apy": np.array(apy)[:, None], "tvl_usd": np.array(tvl or [100.0] * len(apy))[:, None]}
-    return Panel(times, pl.DataFrame({"pool_id": ["a"]}), fields)
+    """A panel of one pool beside another that is always there; TVL stays at 100 unless given."""
+    times, still = np.datetime64("2024-01-01", "D") + np.arange(len(apy)), [100.0] * len(apy)
+    fields = {"apy": np.column_stack([apy, [0.05] * len(apy)]), "tvl_usd": np.column_stack([tvl or still, still])}
+    return Panel(times, pl.DataFrame({"pool_id": ["a", "b"]}), fields)
 
 
 def risky_panel(seed: int, times: int = 140, pools: int = 5) -> Panel:
@@ -75,6 +75,16 @@ def test_a_pool_vanishes_when_the_last_half_of_the_window_is_silent() -> None:
     assert gone[:1] == [HIGH]
     assert gone[1:6] == [HIGH] * 5  # carried for three days after the last observation
     assert np.isnan(given(one_pool([0.05] * 2 + [NAN] * 9))[5:]).all()  # and unknown thereafter
+
+
+def test_where_no_pool_is_observed_none_has_vanished() -> None:
+    """An outage of whoever observes says nothing of the pools; one pool that is seen says it of the others."""
+    panel = one_pool([0.05] * 3 + [NAN] * 7)
+    alone = panel.raw("apy").copy()
+    alone[3:, 1] = NAN
+    assert given(panel.with_fields({"apy": alone}))[:6] == [LOW] * 6
+    alone[4, 1] = 0.05  # in the last half of rows 1 to 4, and of rows 2 to 5
+    assert given(panel.with_fields({"apy": alone}))[:6] == [HIGH, HIGH] + [LOW] * 4
 
 
 def test_a_deviation_above_the_pools_own_is_medium_once_enough_are_known() -> None:
@@ -138,7 +148,7 @@ def test_no_label_reads_past_its_horizon(horizon: int) -> None:
 
 def test_an_observation_that_cleaning_masked_shows_that_the_pool_is_there() -> None:
     panel = one_pool([0.05] * 10)
-    masked = np.where(np.arange(10)[:, None] < 4, 0.05, NAN)
+    masked = np.column_stack([np.where(np.arange(10) < 4, 0.05, NAN), [0.05] * 10])
     assert given(panel.with_cleaned_apy(masked, masked=6))[:4] == [LOW] * 4
     assert given(panel.with_fields({"apy": masked}))[3] == HIGH
 

@@ -21,7 +21,7 @@ from yieldlab.folds import Rows
 from yieldlab.forecast import walk_forward as module
 from yieldlab.forecast.fold_runs import ROWS
 from yieldlab.forecast.protocol import EpochDone
-from yieldlab.forecast.registry import windows_of
+from yieldlab.forecast.registry import MODELS, windows_of
 from yieldlab.forecast.scaling import Scaler, YieldTransform
 from yieldlab.forecast.walk_forward import (
     Event,
@@ -43,7 +43,6 @@ SMALL = {"horizon": 3, "lookback": 5}
 SHORT = {**SMALL, "lags": 2}
 PLAN = FoldPlan(train=45, step=12, purge=3, embargo=1)
 FIRST = 45 + 3 + 1
-REAL_ENTRY = module.entry
 
 #: Rows that the future is cut off or altered from: inside of a fold, at its first row and after it.
 CUTS = (52, 61, 62, 84, 108)
@@ -205,7 +204,7 @@ def line(monkeypatch: pytest.MonkeyPatch) -> None:
     """`line` is a model that the walk-forward knows."""
     monkeypatch.setattr(module, "make", Line)
     monkeypatch.setattr(module, "settings_of", lambda name, given: {**SMALL, "features": "study"})
-    monkeypatch.setattr(module, "entry", lambda name: REAL_ENTRY("persistence" if name == "line" else name))
+    monkeypatch.setitem(MODELS, "line", MODELS["persistence"])  # type: ignore[arg-type]  # a Mapping to its readers
 
 
 @pytest.mark.usefixtures("line")

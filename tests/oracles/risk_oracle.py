@@ -39,12 +39,13 @@ def labels(
             lowest_tvl = min(later_tvl, default=math.nan)
             mean = statistics.fmean(seen(apy_carried[max(0, t - 6) : t + 1]))
             last_half = apy[t + horizon + 1 - math.ceil(horizon / 2) : t + horizon + 1]
+            rest = panel.raw("apy")[t + horizon + 1 - math.ceil(horizon / 2) : t + horizon + 1].ravel().tolist()
             known = seen(past[: t + 1])
             threshold = float(np.quantile(known, deviation_quantile)) if len(known) >= deviation_days else math.nan
             if (
                 lowest_tvl < (1.0 - tvl_fall_high) * tvl_carried[t]
                 or any(value < (1.0 - apy_fall_high) * mean for value in later_apy)
-                or not seen(last_half)
+                or (not seen(last_half) and seen(rest))
             ):
                 result[t, n] = 2.0
             elif (

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from yieldlab.cli import groups, inputs
-from yieldlab.cli.models import Names, card_document, refuse_ensemble, trained_card
+from yieldlab.cli.models import Names, card_document, is_there, trained_card
 from yieldlab.cli.options import AsOf, End, Start
 from yieldlab.cli.session import Outcome, Session, command
 from yieldlab.errors import DataError, UsageError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from yieldlab.panel import Panel
+    from yieldlab.runs import RunFolder
 
 
 @command(groups.models, "models eval", settings=("data", "seed"))
@@ -37,16 +38,13 @@ def evaluate(
     is measured on days that a model has seen.
     """
     from yieldlab import schema
-    from yieldlab.errors import did_you_mean
     from yieldlab.forecast.evaluate import Evaluation
     from yieldlab.forecast.outcomes import RISK_FIELDS, evaluated, risk_outcome
-    from yieldlab.forecast.registry import ENSEMBLE, FORECASTERS, RISK
+    from yieldlab.forecast.registry import RISK, entry
     from yieldlab.runs import free_folder
 
-    known = [*FORECASTERS, ENSEMBLE, RISK]
     for name in names:
-        if name not in known:
-            raise UsageError(f"unknown model {name!r}{did_you_mean(name, known)}")
+        entry(name)
     if out is not None:
         free_folder(out)
     forecasters = [name for name in dict.fromkeys(names) if name != RISK]
@@ -56,7 +54,7 @@ def evaluate(
     found: Evaluation | None = None
     if forecasters:
         found = evaluated(panel, forecasters, window, seed=session.settings.seed)
-    risk = risk_outcome(panel, window, _settings_of_run(session, panel)) if RISK in names else None
+    risk = risk_outcome(panel, window, _run_of_risk(session, panel)) if RISK in names else None
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         if found is not None:
@@ -99,13 +97,13 @@ def evaluate(
 def list_models(session: Session) -> Outcome:
     """Show every model: what is trained and what has forecasts."""
     from yieldlab.forecast.artifacts import Card, listed
-    from yieldlab.forecast.registry import ENSEMBLE, MODELS
+    from yieldlab.forecast.registry import MODELS
 
     found = listed(session.settings.models)
     cards = [each for each in found if isinstance(each, Card)]
     broken = [each for each in found if not isinstance(each, Card)]
     walked = session.store.forecast_runs()
-    kinds = {name: each.meaning for name, each in MODELS.items()} | {ENSEMBLE: "other models' forecasts, weighed"}
+    kinds = {name: each.meaning for name, each in MODELS.items()}
 
     def view() -> Iterator[RenderableType]:
         from yieldlab.report.training import models_lines
@@ -128,21 +126,21 @@ def show(
 ) -> Outcome:
     """Show a model's settings and the card of a trained one."""
     from yieldlab.forecast.artifacts import Card
-    from yieldlab.forecast.registry import MODELS
+    from yieldlab.forecast.registry import MODELS, known_settings
 
-    refuse_ensemble([name], "show")
     card: Card | None = None
     try:
         card = trained_card(name, session.settings.models)
     except DataError:
-        if name not in MODELS:
+        if name not in MODELS or is_there(name, session.settings.models):
             raise
     kind = name if card is None else card.model
+    defaults = known_settings(kind, None if card is None else card.settings)
 
     def view() -> Iterator[RenderableType]:
         from yieldlab.report.training import card_lines, settings_lines
 
-        yield from settings_lines(kind, MODELS[kind], None if card is None else card.settings)
+        yield from settings_lines(kind, MODELS[kind].meaning, defaults, None if card is None else card.settings)
         if card is not None:
             yield from card_lines(card)
         else:
@@ -151,22 +149,20 @@ def show(
     data = {
         "model": kind,
         "meaning": MODELS[kind].meaning,
-        "defaults": MODELS[kind].settings,
+        "defaults": defaults,
         "card": None if card is None else card_document(card),
     }
     return Outcome(data, view)
 
 
-def _settings_of_run(session: Session, panel: Panel) -> Mapping[str, object]:
-    """What the run of the risk classes was made with; the defaults where its folder is gone."""
+def _run_of_risk(session: Session, panel: Panel) -> RunFolder | None:
+    """The run that the classes of risk are of; None where it is gone."""
     from yieldlab.cli.runs import runs_folder
-    from yieldlab.forecast.registry import MODELS, RISK
     from yieldlab.runs import find
 
     name = panel.forecasts["risk_class"].run_id.split(".")[0]
     try:
-        settings = find(name, runs_folder(session.settings)).manifest.config.get("settings")
+        return find(name, runs_folder(session.settings))
     except (UsageError, DataError):
         session.say(f"run {name} is no longer there; its classes are held against the default thresholds")
-        settings = None
-    return settings if isinstance(settings, dict) else MODELS[RISK].settings
+        return None

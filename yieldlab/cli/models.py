@@ -30,28 +30,42 @@ if TYPE_CHECKING:
     from yieldlab.report.training import Walked
     from yieldlab.space import Value
 
-#: What can be set of an ensemble, which is no model of its own.
-ENSEMBLE_SETTINGS: Mapping[str, Value] = {"horizon": 7, "how": "inverse_error"}
+#: What can be set of an ensemble that is made of finished walk-forwards.
+WALKED_ENSEMBLE: Mapping[str, Value] = {"horizon": 7, "how": "inverse_error"}
 
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Models, as lstm; `models list` has all.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="K=V", help="A setting of the models; may be repeated.")
 ]
+Members = Annotated[
+    list[str] | None, typer.Option("--member", metavar="NAME", help="Of the ensemble; may be repeated.")
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Do it again even if nothing has changed.")]
 
 
 @command(groups.models, "models train", settings=("data", "models", "seed", "jobs"))
-def train(session: Session, names: Names, sets: Settings = None, as_of: AsOf = None, fresh: Fresh = False) -> Outcome:
+def train(
+    session: Session,
+    names: Names,
+    sets: Settings = None,
+    member: Members = None,
+    as_of: AsOf = None,
+    fresh: Fresh = False,
+) -> Outcome:
     """Train models for use, with a test on the last days.
 
     Days are split for all pools at once: 80 % to learn from, 10 % to stop by, 10 % to test on. The best state and the
-    model refitted through the validation days go into the folder of models, each with a card.
+    model refitted through the validation days go into the folder of models, each with a card. An ensemble trains
+    members of its own; their settings are as lstm.epochs=5, and epochs=5 is for all that have it.
     """
     from yieldlab.forecast import train as training
+    from yieldlab.forecast.registry import ENSEMBLE, make
 
-    refuse_ensemble(names, "train")
     names = list(dict.fromkeys(names))
-    given = settings_for(session, names, sets)
+    members = members_for(names, member)
+    given = settings_for(session, names, sets, {ENSEMBLE: {"members": " ".join(members)}})
+    for name in names:
+        make(name, given[name])  # what can be refused is refused before the first of them learns
     panel, _ = read(session, as_of)
     done: list[Trained] = []
     reused = {
@@ -107,9 +121,7 @@ def walk_forward(
     start: Annotated[
         str | None, typer.Option("--start", metavar="DATE", help="First day forecast, instead of the first possible.")
     ] = None,
-    member: Annotated[
-        list[str] | None, typer.Option("--member", metavar="NAME", help="Of the ensemble; may be repeated.")
-    ] = None,
+    member: Members = None,
     as_of: AsOf = None,
     fresh: Fresh = False,
 ) -> Outcome:
@@ -119,23 +131,21 @@ def walk_forward(
     strategies read them as panel fields (forecast_lstm, risk_class). Interrupted, the same command goes on.
     """
     from yieldlab.folds import check_purge
-    from yieldlab.forecast import ensemble
     from yieldlab.forecast import walk_forward as models
+    from yieldlab.forecast.ensemble import FITTED, check_how
+    from yieldlab.forecast.fold_ensemble import walk_forward_ensemble
     from yieldlab.forecast.fold_runs import FoldPlan
-    from yieldlab.forecast.registry import ENSEMBLE, RISK, make, settings_of
+    from yieldlab.forecast.registry import ENSEMBLE, make, settings_of
 
     names = list(dict.fromkeys(names))
-    if member and ENSEMBLE not in names:
-        raise UsageError("--member says of what the ensemble is made; name the ensemble among the models")
-    members = member or [name for name in names if name not in (ENSEMBLE, RISK)] or ["ewma", "xgboost", "lstm"]
-    members = sorted(members)  # in whatever order they are named, it is the same ensemble
-    given = settings_for(session, names, sets)
+    members = members_for(names, member)
+    given = settings_for(session, names, sets, walked=True)
     panel, cutoff = read(session, as_of)
     first = None if start is None else panel.window(inputs.day("--start", start))[0]
     plans: dict[str, FoldPlan] = {}
     for name in sorted(names, key=lambda name: name == ENSEMBLE):  # the ensemble is made of the others
         if name == ENSEMBLE:
-            ensemble.check_members(members, str(given[name]["how"]))
+            check_how(str(given[name]["how"]), FITTED)
         else:
             make(name, given[name])
         horizon = int(str((given[name] if name == ENSEMBLE else settings_of(name, given[name]))["horizon"]))
@@ -156,7 +166,7 @@ def walk_forward(
             walk = partial(models.walk_forward, panel, name, given[name])
             if name == ENSEMBLE:
                 horizon, how = int(str(given[name]["horizon"])), str(given[name]["how"])
-                walk = partial(ensemble.walk_forward_ensemble, panel, members, how, horizon=horizon)
+                walk = partial(walk_forward_ensemble, panel, members, how, horizon=horizon)
             events = walk(
                 folds=plan,
                 store=session.store,
@@ -200,7 +210,6 @@ def predict(
     from yieldlab.forecast.artifacts import load
     from yieldlab.forecast.train import forecast_today
 
-    refuse_ensemble([name], "predict")
     card = trained_card(name, session.settings.models)
     model = load(card)
     panel, _ = read(session, as_of)
@@ -233,7 +242,6 @@ def tune(
     """
     from yieldlab.forecast import tuning
 
-    refuse_ensemble([name], "tune")
     given = settings_for(session, [name], sets)[name]
     panel, _ = read(session, as_of)
     last: tuning.Tuned | None = None
@@ -264,33 +272,71 @@ def read(session: Session, as_of: str | None) -> tuple[Panel, datetime]:
     return inputs.read_panel(session.store, schema.FIELDS, inputs.instant("--as-of", as_of))
 
 
-def settings_for(session: Session, names: Sequence[str], sets: Sequence[str] | None) -> dict[str, dict[str, Value]]:
-    """By model, what is set and what `--seed` and `--jobs` say, as far as it has such a setting.
+def members_for(names: Sequence[str], member: Sequence[str] | None) -> tuple[str, ...]:
+    """Of what the ensemble is made: what `--member` says, else the forecasters named beside it, else what is usual.
 
-    Raises UsageError for an unknown model, a setting that none of the models has, and one that is set twice.
+    Raises UsageError for members that cannot be, and for `--member` where there is no ensemble.
     """
-    from yieldlab.forecast.registry import ENSEMBLE, RISK, entry, settings_of
+    from yieldlab.forecast.registry import ENSEMBLE, MEMBERS, MODELS, members_of
 
-    known = {name: ENSEMBLE_SETTINGS if name == ENSEMBLE else entry(name).settings for name in names}
+    if ENSEMBLE in names:
+        usual = str(MODELS[ENSEMBLE].settings["members"])
+        return members_of(member or [name for name in names if name in MEMBERS] or usual)
+    if member:
+        raise UsageError("--member says of what the ensemble is made; name the ensemble among the models")
+    return ()
+
+
+def settings_for(
+    session: Session,
+    names: Sequence[str],
+    sets: Sequence[str] | None,
+    fixed: Mapping[str, Mapping[str, Value]] | None = None,
+    *,
+    walked: bool = False,
+) -> dict[str, dict[str, Value]]:
+    """By model, what is set, what `--seed` and `--jobs` say, as far as it has such a setting, and what is `fixed`.
+
+    An ensemble takes a setting of its members for one of them, as `lstm.epochs`, or for all that have it, unless it is
+    made of what they have `walked`. Raises UsageError for an unknown model, a setting that none of the models has, and
+    one that is set twice.
+    """
+    from yieldlab.forecast.registry import ENSEMBLE, RISK, known_settings, settings_of
+
+    fixed = fixed or {}
+    known = {
+        name: WALKED_ENSEMBLE if walked and name == ENSEMBLE else known_settings(name, fixed.get(name))
+        for name in names
+    }
     chosen = inputs.assignments(sets, session.settings)
+    if "members" in chosen:
+        raise UsageError("members of an ensemble are named by --member, one each")
     for key in chosen:
-        if not any(key in settings for settings in known.values()):
+        if not any(_named(key, settings) for settings in known.values()):
             among = sorted({each for settings in known.values() for each in settings})
             whose = f"model {names[0]!r} has no" if len(known) == 1 else f"none of the models {', '.join(known)} has a"
             raise UsageError(f"{whose} setting {key!r}{did_you_mean(key, among)}")
     if "horizon" in chosen and RISK in known and len(known) > 1:
         raise UsageError("a horizon of risk is another one than that of forecasts; name risk in a command of its own")
+    flags: dict[str, Value] = {"seed": session.settings.seed}
+    if "jobs" in session.settings.flags:
+        flags["threads"] = session.settings.jobs
     found: dict[str, dict[str, Value]] = {}
     for name, settings in known.items():
-        flags: dict[str, Value] = {"seed": session.settings.seed}
-        if "jobs" in session.settings.flags:
-            flags["threads"] = session.settings.jobs
-        found[name] = {key: value for key, value in {**flags, **chosen}.items() if key in settings}
-        if name == ENSEMBLE:
-            found[name] = {**ENSEMBLE_SETTINGS, **found[name]}
+        # A setting by its full name goes before one that is for all.
+        said = sorted({**flags, **chosen}.items(), key=lambda item: "." in item[0])
+        found[name] = {full: value for key, value in said for full in _named(key, settings)}
+        found[name] |= fixed.get(name, {})
+        if walked and name == ENSEMBLE:
+            found[name] = {**WALKED_ENSEMBLE, **found[name]}
         else:
             settings_of(name, found[name])  # a value that cannot be is said before any work
     return found
+
+
+def _named(key: str, settings: Mapping[str, Value]) -> list[str]:
+    """The settings that a key is for: the one of that name, else that of every member."""
+    return [key] if key in settings else [each for each in settings if each.partition(".")[2] == key]
 
 
 def trained_card(name: str, folder: Path) -> Card:
@@ -309,23 +355,20 @@ def trained_card(name: str, folder: Path) -> Card:
     return find(name, folder)
 
 
+def is_there(name: str, folder: Path) -> bool:
+    """Whether the folder holds a card of that name, or of the released model of that kind, whole or not."""
+    from yieldlab.forecast.artifacts import CARD_SUFFIX
+    from yieldlab.forecast.registry import released_name
+
+    return any((folder / f"{stem}{CARD_SUFFIX}").exists() for stem in (name, released_name(name)))
+
+
 def days(flag: str, text: str) -> int:
     """A number of days, as `30d` or `30`. Raises UsageError with the right form."""
     found = re.fullmatch(r"\s*([0-9]{1,5})\s*d?\s*", text)
     if found is None:
         raise UsageError(f"{flag} must be a whole number of days such as 30d, not {text!r}")
     return int(found[1])
-
-
-def refuse_ensemble(names: Sequence[str], verb: str) -> None:
-    """The ensemble is made of its members' walk-forward forecasts and has nothing of its own to train or to ask."""
-    from yieldlab.forecast.registry import ENSEMBLE
-
-    if ENSEMBLE in names:
-        raise UsageError(
-            f"the ensemble is made of other models' walk-forward forecasts and there is nothing to {verb}; "
-            "run: yieldlab models walk-forward ewma xgboost lstm ensemble"
-        )
 
 
 def losses(event: EpochDone) -> str:

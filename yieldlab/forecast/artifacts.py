@@ -133,7 +133,9 @@ def load(card: Card) -> Model:
     """
     weights = weights_of(card)
     # Where a model learned does not bind where it is asked.
-    elsewhere = {"device": "auto"} if card.settings.get("device") == "cuda" else {}
+    elsewhere = {
+        key: "auto" for key, value in card.settings.items() if key.rpartition(".")[2] == "device" and value == "cuda"
+    }
     try:
         settings = settings_of(card.model, {**card.settings, **elsewhere})
     except UsageError as error:

@@ -1,51 +1,43 @@
-"""What do the forecasts of several models say together, with weights that no forecast day had a part in?
+"""What do several models say together, with weights that no forecast day had a part in?
 
-The members are finished walk-forwards on the same folds and panel: their rows are read, no model is run. Per fold the
-weights come from the members' forecasts of the validation rows, on the cells that all of them have, and what came true.
+Weights come from the members' forecasts of validation rows, on the cells that all of them have, and what came true.
 With `inverse_error` they are proportional to 1 / MSE, where errors are those of `asinh(APY / c)` and c is the median
-size of the truth: one pool with an APY of 10,000 % does not decide alone. With `mean` all are the same.
+size of the truth: one pool with an APY of 10,000 % does not decide alone. With `mean` all are the same, and with
+`given` they are the members' settings `weight`, as far as these add up to 1.
+
+The ensemble loads no library of its members: each is made by name.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
-from pathlib import Path
-from typing import Self
+import io
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from yieldlab.errors import DataError, UsageError, did_you_mean
-from yieldlab.folds import Fold, Rows, check_purge, inner
-from yieldlab.forecast.fold_runs import (
-    TEST,
-    VALIDATION,
-    Computed,
-    Event,
-    FoldPlan,
-    Job,
-    Stop,
-    carry_out,
-    finished_runs,
-    forecast_rows,
-)
-from yieldlab.forecast.protocol import EpochDone
-from yieldlab.forecast.registry import ENSEMBLE, FORECASTERS
+from yieldlab.folds import Rows
+from yieldlab.forecast.protocol import EpochDone, Model
+from yieldlab.forecast.registry import entry, learns_from_validation, make, members_of
 from yieldlab.forecast.scaling import YieldTransform
-from yieldlab.forecast.walk_forward import VALIDATION_SHARE
-from yieldlab.panel import Panel
-from yieldlab.runs import RunFolder
-from yieldlab.store import Store
+from yieldlab.forecast.windows import Windows
+from yieldlab.space import Value
 
-__all__ = ["HOW", "Weights", "walk_forward_ensemble", "weights_of"]
+__all__ = ["FITTED", "HOW", "Ensemble", "Weights", "check_how"]
 
 Floats = NDArray[np.float64]
 
-HOW = ("inverse_error", "mean")
+#: Ways to weigh that look at validation rows, or at nothing; and all of them.
+FITTED = ("inverse_error", "mean")
+HOW = (*FITTED, "given")
+
+#: The date of every file in an archive, so that the same model has the same bytes.
+_NO_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +54,7 @@ class Weights:
         Members without any error share all the weight. Raises DataError when no cell has the truth and a forecast of
         every member, UsageError for an unknown `how`.
         """
-        if how not in HOW:
-            raise UsageError(f"unknown way to weigh {how!r}{did_you_mean(how, HOW)}")
+        check_how(how, FITTED)
         if how == "mean":
             return cls({name: 1.0 / len(predictions) for name in predictions}, 0)
         common = ~np.isnan(truth) & ~np.isnan(np.stack(list(predictions.values()))).any(axis=0)
@@ -96,152 +87,131 @@ class Weights:
         return combined, int(np.count_nonzero(present.any(axis=0) & ~present.all(axis=0)))
 
 
-def walk_forward_ensemble(
-    panel: Panel,
-    members: Sequence[str],
-    how: str = "inverse_error",
-    *,
-    horizon: int = 7,
-    folds: FoldPlan | None = None,
-    store: Store | None,
-    root: Path,
-    cutoff: datetime | None = None,
-    argv: Sequence[str] = (),
-    stop: Stop | None = None,
-    fresh: bool = False,
-) -> Iterator[Event]:
-    """Combine the latest finished walk-forwards of the members under `root` into a run of its own.
+class Ensemble:
+    """Models that learn from the same days, and how much each counts."""
 
-    `trained_through` of a fold is the latest of its members', and of the truth that weighed them. A member that failed
-    in a fold is left out there. Raises UsageError for members or a way to weigh that cannot be, and DataError naming
-    the command to run for one that has no finished walk-forward with these folds on this panel.
-    """
-    plan = folds or FoldPlan()
-    check_members(members, how)
-    check_purge(plan.purge, horizon)
-    steps = plan.folds(panel.shape[0])
-    found = _finished(panel, members, plan, horizon, root, _answering(store))
-    config = {
-        "model": ENSEMBLE,
-        "settings": {"how": how, "members": list(members), "horizon": horizon},
-        "folds": asdict(plan),
-        "horizon": horizon,
-        "validation_share": VALIDATION_SHARE,
-        "max_stale_days": panel.max_stale_days,
-        "members": {name: folder.id for name, folder in found.items()},
-    }
-    chunks = {name: folder.chunks() for name, folder in found.items()}
-    truth = np.full(panel.shape, np.nan)
-    truth[:-horizon] = panel.raw("apy")[horizon:]
+    def __init__(self, name: str, settings: Mapping[str, Value]) -> None:
+        self.name = name
+        self.settings = dict(settings)
+        self.trained_through = -1
+        self._how = str(settings["how"])
+        check_how(self._how, HOW)
+        self._models = {member: self._made(member) for member in members_of(str(settings["members"]))}
+        if self._how == "given" and not any(self._given().values()):
+            raise UsageError(f"the weights of model {name!r} are all 0; give one a weight, as {self._example()}")
 
-    def compute(fold: Fold) -> Generator[EpochDone, None, Computed]:
-        yield from ()
-        parts = {name: pl.read_parquet(there[fold.number]) for name, there in chunks.items() if fold.number in there}
-        if not parts:
-            raise DataError(f"every member of the ensemble failed in fold {fold.number}")
-        return _combined(panel, fold, parts, how, plan.purge, truth, horizon, lost=len(members) - len(parts))
+    def fit(self, windows: Windows, train: Rows, valid: Rows | None) -> Iterator[EpochDone]:
+        """Let every member learn, then weigh them by their forecasts of the validation rows.
 
-    job = Job(ENSEMBLE, panel, config, steps, compute)
-    yield from carry_out(job, store=store, root=root, cutoff=cutoff, argv=argv, stop=stop, fresh=fresh)
+        Raises UsageError for weights by errors without such rows.
+        """
+        if valid is None and self._how == "inverse_error":
+            raise UsageError(f"model {self.name!r} has no validation days to weigh its members by; set how=mean")
+        checked = {}
+        for member, model in self._models.items():
+            yield from model.fit(windows, train, valid)
+            self.trained_through = max(self.trained_through, model.trained_through)
+            if valid is not None and self._how == "inverse_error":
+                judged = model
+                if learns_from_validation(member):
+                    judged = self._made(member)
+                    yield from judged.fit(windows, train, None)
+                checked[member] = judged.fields(windows, valid)[f"forecast_{member}"]
+        if self._how == "given":
+            total = sum(self._given().values())
+            self._weights = Weights({member: weight / total for member, weight in self._given().items()}, 0)
+        elif valid is None or self._how == "mean":
+            self._weights = Weights.fit(dict.fromkeys(self._models, np.empty((0, 0))), np.empty((0, 0)), "mean")
+        else:
+            truth = windows.label[valid[0] : valid[1]]
+            self._weights = Weights.fit(checked, truth, self._how)
+            known = np.flatnonzero(~np.isnan(truth).all(axis=1))
+            self.trained_through = max(self.trained_through, valid[0] + int(known[-1]) + windows.horizon)
 
+    def parts(self, windows: Windows, rows: Rows) -> dict[str, Floats]:
+        """Field -> (rows, N) forecasts of each member that counts, fractions, NaN = none."""
+        counted = {member: model for member, model in self._models.items() if self._weights.values[member]}
+        return {field: values for model in counted.values() for field, values in model.fields(windows, rows).items()}
 
-def check_members(members: Sequence[str], how: str = "inverse_error") -> None:
-    """Raise UsageError for members, or a way to weigh them, that an ensemble cannot have."""
-    if how not in HOW:
-        raise UsageError(f"unknown way to weigh {how!r}{did_you_mean(how, HOW)}")
-    for name in members:
-        if name not in FORECASTERS:
-            raise UsageError(f"{name!r} cannot be a member of an ensemble{did_you_mean(name, FORECASTERS)}")
-    if len(set(members)) < 2 or len(set(members)) < len(members):
-        raise UsageError(f"an ensemble has two or more different members, not {', '.join(members) or 'none'}")
+    def fields(self, windows: Windows, rows: Rows) -> dict[str, Floats]:
+        """Weighted mean of the members' forecasts; of those that are there where one has none."""
+        parts = self.parts(windows, rows)
+        weights = {f"forecast_{member}": weight for member, weight in self._weights.values.items() if weight}
+        values, _ = Weights(weights, self._weights.cells).combine(parts)
+        return {f"forecast_{self.name}": values}
 
+    def refit_settings(self) -> dict[str, Value]:
+        """The members' own, and the weights that were found."""
+        settings: dict[str, Value] = {**self.settings, "how": "given"}
+        for member, model in self._models.items():
+            own = {**model.refit_settings(), "weight": self._weights.values[member]}
+            settings |= {f"{member}.{key}": value for key, value in own.items() if f"{member}.{key}" in settings}
+        return settings
 
-def weights_of(folder: RunFolder) -> pl.DataFrame:
-    """fold, member, weight, cells (validation cells weighed on) and lacking (forecasts made without all members) of an
-    ensemble's run."""
-    rows = []
-    for number, path in sorted(folder.chunks().items()):
-        for note in folder.chunk_signals(path):
-            told = json.loads(note)
-            rows += [(number, name, weight, told["cells"], told["lacking"]) for name, weight in told["weights"].items()]
-    columns = {"fold": pl.Int64, "member": pl.String, "weight": pl.Float64, "cells": pl.Int64, "lacking": pl.Int64}
-    return pl.DataFrame(rows, schema=columns, orient="row")
+    def document(self) -> dict[str, object]:
+        return {
+            "weights": dict(self._weights.values),
+            "cells": self._weights.cells,
+            "members": {member: model.document() for member, model in self._models.items()},
+        }
 
+    def weights(self) -> bytes | None:
+        """A ZIP archive of the members' own files, stored as they are."""
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
+            for member, model in self._models.items():
+                own = model.weights()
+                if own is not None:
+                    archive.writestr(zipfile.ZipInfo(_file(member), _NO_DATE), own)
+        return content.getvalue()
 
-def _combined(
-    panel: Panel,
-    fold: Fold,
-    parts: Mapping[str, pl.DataFrame],
-    how: str,
-    purge: int,
-    truth: Floats,
-    horizon: int,
-    *,
-    lost: int,
-) -> Computed:
-    _, valid = inner(fold.train, VALIDATION_SHARE, purge=purge)
-    checked = {name: _dense(panel, rows, name, VALIDATION, valid) for name, rows in parts.items()}
-    wanted = truth[valid[0] : valid[1]]
-    weights = Weights.fit(checked, wanted, how)
-    unseen = {name: _dense(panel, rows, name, TEST, fold.predict) for name, rows in parts.items()}
-    combined, lacking = weights.combine(unseen)
-    if lost:  # a member that has no forecast in the whole fold is lacking in every cell
-        lacking = int(np.count_nonzero(~np.isnan(combined)))
-    through = max(_through(panel, rows) for rows in parts.values())
-    if weights.cells:
-        known = np.flatnonzero(~np.isnan(wanted).all(axis=1))
-        through = max(through, valid[0] + int(known[-1]) + horizon)
-    note = json.dumps({"weights": dict(weights.values), "cells": weights.cells, "lacking": lacking})
-    rows = forecast_rows(panel, fold, TEST, fold.predict[0], {f"forecast_{ENSEMBLE}": combined}, through)
-    return rows, (note,)
+    def restore(self, document: Mapping[str, Any], weights: bytes | None) -> None:
+        try:
+            values = {member: float(document["weights"][member]) for member in self._models}
+            self._weights = Weights(values, int(document["cells"]))
+            fitted = {member: dict(document["members"][member]) for member in self._models}
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"the card of model {self.name!r} does not describe an ensemble ({error})") from error
+        shares = np.array(list(values.values()))
+        if not (np.isfinite(shares).all() and (shares >= 0.0).all() and np.isclose(shares.sum(), 1.0)):
+            raise DataError(f"the card of model {self.name!r} has weights that are no shares of 1")
+        own = _unpacked(self.name, weights or b"", [_file(each) for each in self._models if entry(each).suffix])
+        for member, model in self._models.items():
+            model.restore(fitted[member], own.get(_file(member)))
 
+    def _made(self, member: str) -> Model:
+        """A fresh member: its own settings, and those of the windows, which all share."""
+        prefix = f"{member}."
+        shared = {key: self.settings[key] for key in ("horizon", "lookback", "features")}
+        own = {key.removeprefix(prefix): value for key, value in self.settings.items() if key.startswith(prefix)}
+        own.pop("weight")
+        return make(member, {**shared, **own})
 
-def _answering(store: Store | None) -> dict[str, str]:
-    """Field -> the run whose forecasts a panel reads."""
-    if store is None:
-        return {}
-    runs = store.forecast_runs().sort("known_at", "created_at")
-    return {
-        field: run.split(".")[0]
-        for run, fields in runs.select("run_id", "fields").rows()
-        for field in fields.split(",")
-    }
+    def _given(self) -> dict[str, float]:
+        return {member: float(str(self.settings[f"{member}.weight"])) for member in self._models}
+
+    def _example(self) -> str:
+        return f"{next(iter(self._models))}.weight=1"
 
 
-def _finished(
-    panel: Panel, members: Sequence[str], plan: FoldPlan, horizon: int, root: Path, answering: Mapping[str, str]
-) -> dict[str, RunFolder]:
-    """The finished run of each member that may be combined: the one that a panel reads, else the latest."""
-    digest, wanted = panel.digest(), set(members)
-    alike = {"folds": asdict(plan), "horizon": horizon, "max_stale_days": panel.max_stale_days}
-    found: dict[str, RunFolder] = {}
-    for folder, manifest in finished_runs(root):
-        name = str(manifest.config.get("model"))
-        same = all(manifest.config.get(key) == value for key, value in alike.items())
-        better = name not in found or answering.get(f"forecast_{name}") == folder.id
-        if name in wanted and better and same and manifest.panel_digest == digest:
-            found[name] = folder
-    for name in members:
-        if name not in found:
-            raise DataError(
-                f"the ensemble has no finished walk-forward of {name!r} with the same folds on this data; "
-                f"`yieldlab models walk-forward {name}` makes one"
-            )
-    return {name: found[name] for name in members}
+def check_how(how: str, known: Sequence[str]) -> None:
+    """Raise UsageError for a way to weigh that is not `known`."""
+    if how not in known:
+        raise UsageError(f"unknown way to weigh {how!r}{did_you_mean(how, known)}")
 
 
-def _dense(panel: Panel, rows: pl.DataFrame, name: str, part: str, between: Rows) -> Floats:
-    """(rows, N) forecasts of a member in one part of a fold."""
-    chosen = rows.filter((pl.col("part") == part) & (pl.col("field") == f"forecast_{name}"))
-    values = np.full((between[1] - between[0], panel.shape[1]), np.nan)
-    place = {pool: n for n, pool in enumerate(panel.pool_ids)}
-    t = np.searchsorted(panel.times, chosen["valid_at"].dt.replace_time_zone(None).to_numpy())
-    n = [place[pool] for pool in chosen["pool_id"]]
-    values[t - between[0], n] = chosen["prediction"].to_numpy()
-    return values
+def _file(member: str) -> str:
+    """What a member's own file is called in the archive."""
+    return f"{member}.{entry(member).suffix}"
 
 
-def _through(panel: Panel, rows: pl.DataFrame) -> int:
-    """The last row that what made these forecasts had seen, -1 = none."""
-    latest = rows["trained_through"].dt.replace_time_zone(None).to_numpy()
-    return int(np.searchsorted(panel.times, latest.max(), side="right")) - 1 if latest.size else -1
+def _unpacked(name: str, content: bytes, files: Sequence[str]) -> dict[str, bytes]:
+    """The files of an archive. Raises DataError unless they are these, whole and not compressed."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            whole = all(each.compress_type == zipfile.ZIP_STORED for each in archive.infolist())
+            if not whole or sorted(archive.namelist()) != sorted(files):
+                raise DataError(f"the file of model {name!r} does not hold its members' files {', '.join(files)}")
+            return {each: archive.read(each) for each in files}
+    except (zipfile.BadZipFile, struct.error, OSError, RuntimeError, ValueError, EOFError) as error:
+        raise DataError(f"the file of model {name!r} is no archive of its members' files") from error

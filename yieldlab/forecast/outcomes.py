@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,11 +14,12 @@ from yieldlab.errors import DataError, UsageError
 from yieldlab.forecast.evaluate import Evaluation, compare
 from yieldlab.forecast.risk_labels import CLASSES, HIGH, THRESHOLDS, labels
 from yieldlab.panel import Panel
+from yieldlab.runs import RunFolder
 from yieldlab.schema import FORECAST, PERSISTENCE
 
 Floats = NDArray[np.float64]
 
-RISK_FIELDS = ("risk_class", "risk_prob_high")
+RISK_FIELDS = ("risk_class", "risk_prob_medium", "risk_prob_high")
 
 #: A probability is never taken as surer than this in a logarithm.
 LEAST_PROBABILITY = 1e-9
@@ -27,18 +29,24 @@ LEAST_PROBABILITY = 1e-9
 class RiskOutcome:
     """Classes and probabilities of a walk-forward run against what happened.
 
-    `confusion`: happened, then the number of samples given each class. `log_loss_high` is the mean of -log of the
-    probability given to what came of high or not; `log_loss_base` what the base rate alone would have scored.
-    `pr_auc_high` is the average precision, None where nothing was high.
+    `confusion`: happened, then the number of samples given each class. `log_loss` is the mean of -log of the
+    probability given to the class that came; `log_loss_base` what the classes' frequencies on these very days, which
+    nobody knew before, would have scored. `pr_auc_high` is the average precision, None where nothing was high.
+
+    `importance` is each feature's share of the gain, the largest first: the mean over the folds, and empty when the
+    run's folder is gone. Of the `folds` `calibrated` had samples enough to put their probabilities right.
     """
 
     run_id: str
     samples: int
     confusion: pl.DataFrame
-    log_loss_high: float
-    log_loss_base: float | None
+    log_loss: float
+    log_loss_base: float
     pr_auc_high: float | None
     base_rate_high: float
+    importance: Mapping[str, float]
+    calibrated: int
+    folds: int
     first: str
     last: str
 
@@ -66,42 +74,59 @@ def evaluated(panel: Panel, names: Sequence[str], window: tuple[int, int], *, se
     )
 
 
-def risk_outcome(panel: Panel, window: tuple[int, int], settings: Mapping[str, object] | None = None) -> RiskOutcome:
-    """The risk fields of a panel against what happened, between two rows, both included, labelled by the
-    thresholds among the `settings` of its run.
+def risk_outcome(panel: Panel, window: tuple[int, int], run: RunFolder | None = None) -> RiskOutcome:
+    """The risk fields of a panel against what happened, between two rows, both included, labelled by the thresholds of
+    the `run` that they are of; by the usual ones where that is gone.
 
     Raises DataError when no day with a class has a label.
     """
     from sklearn.metrics import average_precision_score
 
     origin = panel.forecasts["risk_class"]
-    given, probability = (_between(panel.raw(field), window) for field in RISK_FIELDS)
+    given, medium, high = (_between(panel.raw(field), window) for field in RISK_FIELDS)
     ahead = origin.horizon_days
-    thresholds = {name: float(str(value)) for name, value in (settings or {}).items() if name in THRESHOLDS}
+    settings = {} if run is None else run.manifest.config.get("settings")
+    settings = settings if isinstance(settings, dict) else {}
+    thresholds = {name: float(str(value)) for name, value in settings.items() if name in THRESHOLDS}
     happened = labels(panel, horizon=ahead, deviation_days=min(30, ahead), **thresholds)
     both = ~np.isnan(given) & ~np.isnan(happened)
     if not both.any():
         raise DataError(f"no day with a class of risk lies {origin.horizon_days} days before the end of the data")
     rows = np.flatnonzero(both.any(axis=1))
-    label, said, chance = happened[both].astype(int), given[both].astype(int), probability[both]
-    high = label == HIGH
+    label, said = happened[both].astype(int), given[both].astype(int)
+    chances = np.stack([1.0 - medium[both] - high[both], medium[both], high[both]], axis=1)
     table = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
     np.add.at(table, (label, said), 1)
-    base = float(high.mean())
-    sure = np.clip(np.where(high, chance, 1.0 - chance), LEAST_PROBABILITY, 1.0)
-    entropy = -(base * np.log(base) + (1.0 - base) * np.log1p(-base)) if 0.0 < base < 1.0 else None
+    notes = [] if run is None else [json.loads(run.chunk_signals(path)[0]) for path in run.chunks().values()]
     days = panel.times.astype("datetime64[D]")
     return RiskOutcome(
         run_id=origin.run_id,
         samples=int(label.size),
         confusion=pl.DataFrame({"happened": list(CLASSES), **{name: table[:, i] for i, name in enumerate(CLASSES)}}),
-        log_loss_high=float(-np.log(sure).mean()),
-        log_loss_base=None if entropy is None else float(entropy),
-        pr_auc_high=float(average_precision_score(high, chance)) if high.any() else None,
-        base_rate_high=base,
+        log_loss=_log_loss(label, chances),
+        log_loss_base=_log_loss(label, np.broadcast_to(table.sum(axis=1) / label.size, chances.shape)),
+        pr_auc_high=float(average_precision_score(label == HIGH, chances[:, HIGH])) if (label == HIGH).any() else None,
+        base_rate_high=float((label == HIGH).mean()),
+        importance=_shares([each["importance"] for each in notes]),
+        calibrated=sum(each["calibrated"] for each in notes),
+        folds=len(notes),
         first=str(days[rows[0]]),
         last=str(days[rows[-1]]),
     )
+
+
+def _log_loss(label: NDArray[np.int64], chances: Floats) -> float:
+    came = chances[np.arange(label.size), label]
+    return float(-np.log(np.clip(came, LEAST_PROBABILITY, 1.0)).mean())
+
+
+def _shares(gains: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean over the folds of each feature's share of the gain, the largest first."""
+    total: dict[str, float] = {}
+    for fold in gains:
+        for name, gain in fold.items():
+            total[name] = total.get(name, 0.0) + gain / sum(fold.values()) / len(gains)
+    return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _between(values: Floats, window: tuple[int, int]) -> Floats:

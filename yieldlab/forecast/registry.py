@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -121,26 +121,61 @@ MODELS: Mapping[str, Entry] = {
         "xgboost",
         "json",
     ),
+    ENSEMBLE: Entry(
+        "ensemble",
+        "Ensemble",
+        {**_WINDOW, "how": "inverse_error", "members": "ewma lstm xgboost"},
+        "other models' forecasts, weighed by their errors on validation days",
+        suffix="zip",
+    ),
 }
 
 #: The largest number that a setting may be: what a 63-bit whole number holds.
 _MOST = 2**63 - 1
 
-#: Models that forecast a yield; the ensemble is made of their forecasts and is no entry of its own.
-FORECASTERS = tuple(name for name in MODELS if name != RISK)
+#: Models that an ensemble can be made of.
+MEMBERS = tuple(name for name in MODELS if name not in (RISK, ENSEMBLE))
 
 
 def entry(name: str) -> Entry:
     """The model of this name. Raises UsageError with the nearest one."""
     if name not in MODELS:
-        raise UsageError(f"unknown model {name!r}{did_you_mean(name, [*MODELS, ENSEMBLE])}")
+        raise UsageError(f"unknown model {name!r}{did_you_mean(name, MODELS)}")
     return MODELS[name]
+
+
+def members_of(names: str | Sequence[str]) -> tuple[str, ...]:
+    """The members of an ensemble, sorted, from a text with spaces between or one by one: in whatever order they are
+    named, it is the same ensemble. Raises UsageError for those that it cannot have."""
+    members = names.split() if isinstance(names, str) else list(names)
+    for name in members:
+        if name not in MEMBERS:
+            raise UsageError(f"{name!r} cannot be a member of an ensemble{did_you_mean(name, MEMBERS)}")
+    if len(set(members)) < 2 or len(set(members)) < len(members):
+        raise UsageError(f"an ensemble has two or more different members, not {', '.join(members) or 'none'}")
+    return tuple(sorted(members))
+
+
+def known_settings(name: str, given: Mapping[str, Value] | None = None) -> dict[str, Value]:
+    """Setting -> default of all that the model takes. Those of an ensemble are its own, its members', as `lstm.epochs`,
+    and the `weight` of each, which counts where weights are `given`."""
+    known = dict(entry(name).settings)
+    if name == ENSEMBLE:
+        for member in members_of(str((given or {}).get("members", known["members"]))):
+            own = {"weight": 1.0, **entry(member).settings}
+            known |= {f"{member}.{key}": value for key, value in own.items() if key not in _WINDOW}
+    return known
+
+
+def deciding(settings: Mapping[str, Value]) -> dict[str, Value]:
+    """The settings that decide what is learned: all but how many threads do it."""
+    return {key: value for key, value in settings.items() if key.rpartition(".")[2] != "threads"}
 
 
 def settings_of(name: str, given: Mapping[str, Value] | None = None) -> dict[str, Value]:
     """Every setting of the model: what is given, else its default. Raises UsageError for an unknown one, a wrong kind
     or a number that is no finite one of 0 or more."""
-    known = entry(name).settings
+    known = known_settings(name, given)
     settings = dict(known)
     for key, value in (given or {}).items():
         if key not in known:
@@ -152,6 +187,8 @@ def settings_of(name: str, given: Mapping[str, Value] | None = None) -> dict[str
             raise UsageError(f"setting {key} of model {name!r} takes a {kind}, not {value!r}")
         if isinstance(value, int | float) and not 0 <= value <= _MOST:
             raise UsageError(f"setting {key} of model {name!r} must be from 0 to {_MOST:.0e}, not {value}")
+    if name == ENSEMBLE:
+        settings["members"] = " ".join(members_of(str(settings["members"])))
     return settings
 
 
@@ -170,6 +207,12 @@ def make(name: str, given: Mapping[str, Value] | None = None) -> Model:
         ) from None
     model: Model = maker(name, settings)
     return model
+
+
+def learns_from_validation(name: str) -> bool:
+    """Whether the model, having nothing to stop early, is fitted on the validation rows like on any others: what it
+    says of them when it was is no test of it."""
+    return entry(name).module == "baselines"
 
 
 def released_name(name: str) -> str:

@@ -34,7 +34,7 @@ from yieldlab.forecast.boosted_trees import (
 )
 from yieldlab.forecast.protocol import EpochDone
 from yieldlab.forecast.risk_features import risk_features
-from yieldlab.forecast.risk_labels import CLASSES, HIGH, THRESHOLDS, labels
+from yieldlab.forecast.risk_labels import CLASSES, HIGH, MEDIUM, THRESHOLDS, labels
 from yieldlab.forecast.windows import Ints, Windows
 from yieldlab.space import Value
 
@@ -162,11 +162,12 @@ class RiskClassifier:
         return result
 
     def fields(self, windows: Windows, rows: Rows) -> dict[str, Floats]:
-        """`risk_class`, the likeliest (0, 1, 2), and `risk_prob_high`, for every usable window."""
+        """`risk_class`, the likeliest (0, 1, 2), `risk_prob_medium` and `risk_prob_high`, for every usable window."""
         found = self.probabilities(windows, rows)
         missing = np.isnan(found[:, :, HIGH])
         likeliest = np.where(missing, np.nan, np.argmax(np.nan_to_num(found), axis=2))
-        return {"risk_class": likeliest, "risk_prob_high": found[:, :, HIGH].copy()}
+        chances = {f"risk_prob_{CLASSES[each]}": found[:, :, each].copy() for each in (MEDIUM, HIGH)}
+        return {"risk_class": likeliest, **chances}
 
     def report(self, windows: Windows, rows: Rows) -> RiskReport:
         """How it does on days that it should not have learned from. Raises DataError when none has a label."""
@@ -183,9 +184,18 @@ class RiskClassifier:
             log_loss_prior=log_loss(label, priors),
             pr_auc_high=float(average_precision_score(high, found[:, HIGH])) if high.any() else None,
             base_rate_high=float(high.mean()),
-            importance=gains(self._booster),
+            importance=self.importance(),
             calibration=self.calibration,
         )
+
+    def importance(self) -> dict[str, float]:
+        """Mean gain of the splits on each feature that was split on, the largest first."""
+        return gains(self._booster)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether validation days put the probabilities right."""
+        return self._coefficients is not None
 
     def refit_settings(self) -> dict[str, Value]:
         """As many rounds as were kept."""

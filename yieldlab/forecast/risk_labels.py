@@ -4,7 +4,8 @@ Row t of a pool is labelled from rows t+1 .. t+horizon, and from rows up to t on
 
 - **high** (2): its lowest TVL is below `1 - tvl_fall_high` of today's; or its lowest APY is below `1 - apy_fall_high`
   of the mean APY of the 7 rows that end today; or it vanishes: no APY was observed in the last half of those rows,
-  `ceil(horizon / 2)`, so one that falls silent within the first half and stays so counts, and a shorter gap does not.
+  `ceil(horizon / 2)`, so one that falls silent within the first half and stays so counts, and a shorter gap does not;
+  nor does it count where no other pool was observed in them either.
 - **medium** (1): its lowest TVL is below `1 - tvl_fall_medium` of today's; or the sample deviation of its APY over the
   next `deviation_days` is above the `deviation_quantile` of all its deviations over as many days known today.
 - **low** (0): none of these.
@@ -96,12 +97,13 @@ def _lowest_ahead(observed: Floats, horizon: int) -> Floats:
 
 
 def _vanished(listed: Floats, horizon: int) -> NDArray[np.bool_]:
-    """(T - horizon, N) whether nothing is observed in the last half of rows t+1 .. t+horizon."""
+    """(T - horizon, N) whether nothing of the pool is observed in the last half of rows t+1 .. t+horizon, and something
+    of another is."""
     rows = max(0, listed.shape[0] - horizon)
     silent = np.ones((rows, listed.shape[1]), dtype=bool)
     for ahead in range(horizon - math.ceil(horizon / 2) + 1, horizon + 1) if rows else ():
         silent &= np.isnan(listed[ahead : ahead + rows])
-    return silent
+    return silent & ~silent.all(axis=1, keepdims=True)  # where nobody is observed, it is the observer who was away
 
 
 def _deviations(apy: Floats, days: int, quantile: float) -> tuple[Floats, Floats]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,7 +20,7 @@ from yieldlab.folds import Rows, Split, chronological
 from yieldlab.forecast.artifacts import Card, find, save, versions, weights_of
 from yieldlab.forecast.evaluate import Evaluation, compare
 from yieldlab.forecast.protocol import EpochDone, Model
-from yieldlab.forecast.registry import RISK, make, released_name, settings_of, windows_of
+from yieldlab.forecast.registry import ENSEMBLE, RISK, deciding, make, released_name, settings_of, windows_of
 from yieldlab.forecast.windows import Windows
 from yieldlab.panel import Panel
 from yieldlab.space import Value
@@ -124,6 +125,8 @@ def forecast_today(panel: Panel, model: Model, *, trained_through: str) -> pl.Da
             "be none"
         )
     made = model.fields(windows, (last, last + 1))
+    if model.name == ENSEMBLE:  # beside what it says stands what its members say
+        made |= getattr(model, "parts")(windows, (last, last + 1))  # noqa: B009  # only the ensemble has any
     values = {field: array[0] for field, array in made.items()}
     lacking = np.isnan(next(iter(values.values())))
     usable = windows.usable[last]
@@ -161,8 +164,11 @@ def forecast_today(panel: Panel, model: Model, *, trained_through: str) -> pl.Da
 
 def _protocols_seen(model: Model) -> Sequence[str] | None:
     """The protocols of the training, of a model that forecasts for no other."""
-    scaler = model.document().get("scaler")
-    return scaler["seen"] if isinstance(scaler, dict) else None
+    document: Mapping[str, Any] = model.document()
+    scalers = [each.get("scaler") for each in document.get("members", {"": document}).values()]
+    if not all(isinstance(scaler, dict) for scaler in scalers):
+        return None
+    return sorted({protocol for scaler in scalers for protocol in scaler["seen"]})
 
 
 def _reason(lacking: bool, usable: bool, unseen: bool, protocol: str) -> str | None:
@@ -194,7 +200,7 @@ def _origin(panel: Panel, settings: Mapping[str, Value]) -> dict[str, object]:
     return {
         "digest": panel.digest(),
         "max_stale_days": panel.max_stale_days,
-        "asked": {key: value for key, value in settings.items() if key != "threads"},
+        "asked": deciding(settings),
         "first": day_of(panel, 0),
         "last": day_of(panel, panel.shape[0] - 1),
     }

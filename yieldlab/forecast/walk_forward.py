@@ -6,6 +6,7 @@ of the next step. `fold_runs` makes a run of it that can be taken up again.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -31,8 +32,17 @@ from yieldlab.forecast.fold_runs import (
     carry_out,
     forecast_rows,
 )
-from yieldlab.forecast.protocol import EpochDone
-from yieldlab.forecast.registry import entry, make, settings_of, windows_of
+from yieldlab.forecast.protocol import EpochDone, Model
+from yieldlab.forecast.registry import (
+    ENSEMBLE,
+    deciding,
+    entry,
+    learns_from_validation,
+    make,
+    members_of,
+    settings_of,
+    windows_of,
+)
 from yieldlab.forecast.windows import Windows
 from yieldlab.panel import Panel
 from yieldlab.space import Value
@@ -82,17 +92,16 @@ def walk_forward(
     windows = windows_of(panel, chosen)
     config = {
         "model": name,
-        "settings": {key: value for key, value in chosen.items() if key != "threads"},
+        "settings": deciding(chosen),
         "folds": asdict(plan),
         **{key: chosen[key] for key in ("horizon", "lookback", "features")},
         "validation_share": VALIDATION_SHARE,
         "max_stale_days": panel.max_stale_days,
-        "package": _package(entry(name).needs),
+        "package": _packages(members_of(str(chosen["members"])) if name == ENSEMBLE else (name,)),
     }
 
     def compute(fold: Fold) -> Generator[EpochDone, None, Computed]:
-        rows = yield from _forecast(windows, name, chosen, plan.purge, fold)
-        return rows, ()
+        return (yield from _forecast(windows, name, chosen, plan.purge, fold))
 
     job = Job(name, panel, config, steps, compute)
     yield from carry_out(job, store=store, root=root, cutoff=cutoff, argv=argv, stop=stop, fresh=fresh)
@@ -100,27 +109,38 @@ def walk_forward(
 
 def _forecast(
     windows: Windows, name: str, settings: Mapping[str, Value], purge: int, fold: Fold
-) -> Generator[EpochDone, None, pl.DataFrame]:
+) -> Generator[EpochDone, None, Computed]:
     fit, valid = inner(fold.train, VALIDATION_SHARE, purge=purge)
     model = make(name, settings)
     yield from model.fit(windows, fit, valid)
+    notes = _notes(model)
     unseen = forecast_rows(
         windows.panel, fold, TEST, fold.predict[0], model.fields(windows, fold.predict), model.trained_through
     )
-    if entry(name).module == "baselines":  # what has nothing to stop early learned from the validation rows as well
+    if learns_from_validation(name):
         model = make(name, settings)
         yield from model.fit(windows, fit, None)
     checked = forecast_rows(
         windows.panel, fold, VALIDATION, valid[0], model.fields(windows, valid), model.trained_through
     )
-    return pl.concat([unseen, checked])
+    return pl.concat([unseen, checked]), notes
 
 
-def _package(name: str) -> str | None:
-    """The package that a model is made with and its version: another may give other digits."""
-    if not name:
-        return None
+def _notes(model: Model) -> tuple[str, ...]:
+    """What a model of trees tells of itself, for the reports on its run."""
+    if not hasattr(model, "importance"):
+        return ()
+    return (json.dumps({"importance": model.importance(), "calibrated": getattr(model, "calibrated", None)}),)
+
+
+def _packages(names: Sequence[str]) -> str | None:
+    """The packages that models are made with and their versions: others may give other digits."""
+    needed = sorted({entry(name).needs for name in names} - {""})
+    return ", ".join(map(_package, needed)) or None
+
+
+def _package(name: str) -> str:
     try:
         return f"{name} {version(name)}"
-    except PackageNotFoundError:
+    except PackageNotFoundError:  # it was installed under another name
         return name

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from yieldlab.forecast.artifacts import Card
     from yieldlab.forecast.fold_runs import FoldPlan
     from yieldlab.forecast.outcomes import RiskOutcome
-    from yieldlab.forecast.registry import Entry
     from yieldlab.forecast.train import Trained
 
 _CLASSES = ("low", "medium", "high")
@@ -120,6 +119,9 @@ def today_lines(made: pl.DataFrame, card: Card) -> Iterator[RenderableType]:
     day, ahead = made["day"][0], made["for_day"][0]
     yield f"{card.name} at the end of {day}, for {ahead}; trained through {card.trained_through or '(nothing fitted)'}"
     yield table(["pool", "protocol", "APY now", *fields], rows, left=2)
+    for name in fields[1:]:
+        if name.startswith("forecast_") and (gone := ranked[name].null_count()):
+            yield f"{count(gone, 'pool')} had no {name}, so there the weights of the others count"
     missing = made.filter(pl.col("reason").is_not_null()).group_by("reason").len().sort("reason")
     for reason, pools in missing.iter_rows():
         yield f"No forecast for {count(pools, 'pool')}: {reason}"
@@ -138,12 +140,14 @@ def models_lines(kinds: Mapping[str, str], cards: Sequence[Card], walked: pl.Dat
         yield "No forecasts in the store yet: yieldlab models walk-forward NAME makes them"
 
 
-def settings_lines(name: str, entry: Entry, settings: Mapping[str, Any] | None) -> Iterator[RenderableType]:
+def settings_lines(
+    name: str, meaning: str, defaults: Mapping[str, Any], settings: Mapping[str, Any] | None
+) -> Iterator[RenderableType]:
     """A model's settings with their defaults, and what a trained one has."""
-    yield f"{name}: {entry.meaning}"
+    yield f"{name}: {meaning}"
     rows = [
         [key, str(value), *([] if settings is None else [str(settings.get(key, "-"))])]
-        for key, value in entry.settings.items()
+        for key, value in defaults.items()
     ]
     yield words(["setting", "default", *([] if settings is None else ["trained with"])], rows)
 
@@ -153,6 +157,10 @@ def risk_lines(found: RiskOutcome) -> Iterator[RenderableType]:
     yield f"risk of run {found.run_id}: {found.samples:,} pool-days from {found.first} to {found.last}"
     yield from _confusion(found.confusion)
     yield from _risk_figures(found.as_dict())
+    if found.folds:
+        gains = list(found.importance.items())[:8]
+        yield "Share of gain: " + ", ".join(f"{name} {percent(share, 0)}" for name, share in gains)
+        yield note(f"Probabilities calibrated in {found.calibrated:,} of {count(found.folds, 'fold')}")
 
 
 def _confusion(frame: pl.DataFrame) -> Iterator[RenderableType]:
@@ -170,7 +178,7 @@ def _risk_figures(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     ranked = "undefined, since nothing was high" if found["pr_auc_high"] is None else number(found["pr_auc_high"], 3)
     yield f"PR-AUC of high {ranked}, base rate {number(found['base_rate_high'], 3)}"
     if "log_loss_prior" in found:
-        yield f"Log loss {number(found['log_loss'], 3)}, by class frequency alone {number(found['log_loss_prior'], 3)}"
+        base = f"by class frequency in training alone {number(found['log_loss_prior'], 3)}"
     else:
-        base = number(found["log_loss_base"], 3)
-        yield f"Log loss of high {number(found['log_loss_high'], 3)}, by the base rate alone {base}"
+        base = f"by class frequency on these very days {number(found['log_loss_base'], 3)}"
+    yield f"Log loss {number(found['log_loss'], 3)}, {base}"

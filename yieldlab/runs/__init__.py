@@ -222,7 +222,7 @@ class RunFolder:
 
 def now() -> str:
     """This instant as manifests write it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def free_folder(out: Path) -> Path:

@@ -96,7 +96,7 @@ def describe(
     return Manifest(
         kind=kind,
         status="running",
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        started=datetime.now(UTC).isoformat(timespec="milliseconds"),  # of two runs the later is told by it
         strategies={strategy.name: strategy.source_hash for strategy in strategies},
         strategy_path=str(strategies[0].path.resolve()) if len(strategies) == 1 else None,
         config=config,
