@@ -96,8 +96,11 @@ def risk(found: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"Risk: {found['samples']:,} pool-days from {found['first']} to {found['last']}. PR-AUC of high "
-        f"{number(found['pr_auc_high'], 3)} at a base rate of {found['base_rate_high']:.3f}; log loss of high "
-        f"{found['log_loss_high']:.3f}, by the base rate alone {number(found['log_loss_base'], 3)}."
+        f"{number(found['pr_auc_high'], 3)} at a base rate of {found['base_rate_high']:.3f}; log loss "
+        f"{found['log_loss']:.3f}, by the classes' frequency on these very days {found['log_loss_base']:.3f}; "
+        f"probabilities calibrated in {found['calibrated']} of {found['folds']} folds. Share of gain: "
+        + ", ".join(f"{name} {share:.0%}" for name, share in list(found["importance"].items())[:5])
+        + "."
     )
     yield ""
     yield "| what happened | given low | given medium | given high |"
