@@ -242,7 +242,7 @@ def test_ctrl_c_ends_after_the_fold_in_work_and_the_same_command_goes_on(
         patch.setattr(fold_runs.RunFolder, "write_chunk", pressed)
         told = yieldlab("models", "walk-forward", "ar", "ewma", *YEARLY)
     assert told.code == 130
-    assert "stopping after this chunk" in told.err
+    assert "stopping after this fold" in told.err
     assert "Interrupted: the same command goes on" in told.out
     [run] = (lab / "data" / "runs").iterdir()
     assert json.loads((run / "manifest.json").read_text())["status"] == "interrupted"

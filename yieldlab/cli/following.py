@@ -24,15 +24,15 @@ class _Stop:
 
 
 @contextmanager
-def stopper() -> Iterator[_Stop]:
-    """The first Ctrl-C asks for an end after the chunk in work, a second one ends at once."""
+def stopper(step: str = "chunk") -> Iterator[_Stop]:
+    """The first Ctrl-C asks for an end after the step in work, a second one ends at once."""
     stop = _Stop()
 
     def ask(number: int, frame: FrameType | None) -> None:
         if stop.requested:
             raise KeyboardInterrupt
         stop.requested = True
-        print("stopping after this chunk; once more ends at once", file=sys.stderr, flush=True)
+        print(f"stopping after this {step}; once more ends at once", file=sys.stderr, flush=True)
 
     before = signal.signal(signal.SIGINT, ask)
     try:

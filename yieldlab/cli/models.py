@@ -162,7 +162,7 @@ def walk_forward(
     walked: list[Walked] = []  # what can be refused was refused before the first of them begins
     for name, plan in plans.items():
         kept = runs_folder(session.settings)
-        with stopper() as stop:
+        with stopper("fold") as stop:
             walk = partial(models.walk_forward, panel, name, given[name])
             if name == ENSEMBLE:
                 horizon, how = int(str(given[name]["horizon"])), str(given[name]["how"])

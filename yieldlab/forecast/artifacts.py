@@ -1,7 +1,7 @@
 """What a trained model leaves on disk: its weights and a card beside them that says what they are. No pickle is read.
 
 The card is JSON and holds the SHA-256 of the weights: a file that does not match its card is refused. Both are written
-beside their place and renamed, the weights first, so that a card that is there describes weights that are there.
+beside their place and then renamed, the weights first, so that a card that is there describes weights that are there.
 """
 
 from __future__ import annotations
@@ -84,10 +84,9 @@ def save(
     }
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    if weights is not None and file is not None:
-        _replace(folder / file, weights)
     path = folder / f"{name}{CARD_SUFFIX}"
-    _replace(path, text.encode())
+    own = {} if weights is None or file is None else {folder / file: weights}
+    _replace({**own, path: text.encode()})
     return read_card(path)
 
 
@@ -205,14 +204,19 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # two trainings at once do not mix
+def _replace(contents: Mapping[Path, bytes]) -> None:
+    """Put files in place, in order, once all are written: no more than the time of a rename lies between them."""
+    mark = f".{os.getpid()}.part"  # two trainings at once do not mix
+    parts = {path.with_name(f".{path.name}{mark}"): (path, content) for path, content in contents.items()}
     try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        for part, (_, content) in parts.items():
+            with part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for part, (path, _) in parts.items():
+            os.replace(part, path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        for part in parts:
+            part.unlink(missing_ok=True)
         raise
