@@ -73,9 +73,7 @@ def epoch(samples: int, rounds: int, threads: int) -> dict[str, float]:
     next(learning)  # scaler, net, and an epoch to warm up
     scaled = model._scaler.apply(windows)
     inputs = torch.from_numpy(windows.flat(scaled)[windows.position(t, n)])
-    wanted = torch.from_numpy(
-        ((model._transform.forward(windows.label[t, n]) - model._centre) / model._spread).astype(np.float32)
-    )
+    wanted = torch.from_numpy(model._target.wanted(windows, t, n).astype(np.float32))
     loop = BareLoop(inputs, wanted, int(str(model.settings["batch"])))
     loop.epoch()
     for _ in range(rounds):

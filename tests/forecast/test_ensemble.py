@@ -292,7 +292,7 @@ def test_a_loaded_ensemble_forecasts_what_the_saved_one_did(panel: Panel, card: 
         assert sorted(archive.namelist()) == ["lstm.pth", "xgboost.json"]
         state = torch.load(io.BytesIO(archive.read("lstm.pth")), weights_only=True)
         json.loads(archive.read("xgboost.json"))
-    YieldForecaster(input_size=len(state["lstm.weight_ih_l0"][0]), hidden=8, hidden_last=8).load_state_dict(state)
+    YieldForecaster(input_size=len(state["first.weight_ih_l0"][0]), hidden=8, hidden_last=8).load_state_dict(state)
 
 
 def test_the_same_ensemble_has_the_same_bytes(panel: Panel, card: Card) -> None:

@@ -85,7 +85,7 @@ def test_asking_for_the_last_day_alone_is_self_attention_over_all_days(options: 
     torch.manual_seed(0)
     net = YieldForecaster(input_size=16, **options).eval()  # type: ignore[arg-type]
     windows = torch.randn(5, 30, 16)
-    days, _ = net.lstm_last(net.lstm(windows)[0])
+    days, _ = net.last(net.first(windows)[0])
     attended, _ = net.attention(days, days, days)
     torch.testing.assert_close(net(windows), net.output(attended[:, -1]).squeeze(-1))
 
@@ -94,7 +94,7 @@ def test_attention_is_that_of_plain_arithmetic() -> None:
     torch.manual_seed(1)
     net = YieldForecaster(input_size=3, hidden=8, hidden_last=4, heads=2).eval()
     windows = torch.randn(2, 6, 3)
-    days = net.lstm_last(net.lstm(windows)[0])[0].detach().double().numpy()
+    days = net.last(net.first(windows)[0])[0].detach().double().numpy()
     weight, bias = (
         each.detach().double().numpy() for each in (net.attention.in_proj_weight, net.attention.in_proj_bias)
     )
@@ -111,8 +111,8 @@ def test_attention_is_that_of_plain_arithmetic() -> None:
 
 def test_options_change_the_net_as_they_say() -> None:
     both = YieldForecaster(16, hidden=20, hidden_last=12, heads=3, bidirectional=True, dropout=0.1)
-    assert both.lstm.bidirectional
-    assert both.lstm.dropout == 0.1
+    assert both.first.bidirectional
+    assert both.first.dropout == 0.1
     assert both.attention.embed_dim == 24
     assert both.attention.num_heads == 3
     assert both(torch.randn(2, 9, 16)).shape == (2,)
@@ -207,9 +207,10 @@ def test_the_state_that_is_kept_is_the_best_on_validation_and_learning_stops_in_
     assert model.refit_settings()["epochs"] == best + 1
     windows = windows_of(panel, model.settings)
     t, n = windows.samples(VALID, labelled=True)
-    told = model._transform.forward(forecast(model, panel)[t, n]) - model._transform.forward(windows.last[t, n])
-    wanted = model._transform.forward(windows.label[t, n]) - model._transform.forward(windows.last[t, n])
-    loss = nn.functional.huber_loss(torch.tensor(told / model._spread), torch.tensor(wanted / model._spread))
+    moved, spread = model._target.transform.forward, model._target.spread
+    told = moved(forecast(model, panel)[t, n]) - moved(windows.last[t, n])
+    wanted = moved(windows.label[t, n]) - moved(windows.last[t, n])
+    loss = nn.functional.huber_loss(torch.tensor(told / spread), torch.tensor(wanted / spread))
     assert float(loss) == pytest.approx(losses[best], rel=1e-4)
 
 
@@ -278,7 +279,8 @@ def test_a_forecast_is_the_nets_answer_on_the_plain_window(panel: Panel) -> None
         assert windows.usable[t, n]
         with torch.inference_mode():
             answer = float(model._net(torch.from_numpy(scaled[n, t - 5 : t + 1][None])))
-        expected = math.sinh(answer * model._spread + model._centre) * model._transform.size / 100.0
+        target = model._target
+        expected = math.sinh(answer * target.spread + target.centre) * target.transform.size / 100.0
         assert told[t, n] == pytest.approx(expected, rel=1e-4)
     assert np.isnan(told[~windows.usable]).all()
     assert np.isfinite(told[windows.usable]).all()

@@ -137,9 +137,17 @@ def test_a_protocol_without_a_training_sample_is_not_known_even_if_it_has_a_colu
     apy[:80, 2] = np.nan  # aave begins after the training
     scaler, windows = fitted(panel.with_fields({"apy": apy}))
     assert "aave_v3" in scaler.protocols
-    assert scaler.known(windows).tolist() == [True, True, False, True]
+
+    def pools(windows: Windows) -> list[int]:
+        t, n = scaler.samples(windows, (0, 120), labelled=False)
+        every = windows.samples((0, 120), labelled=False)
+        kept = np.isin(every[1], n)
+        np.testing.assert_array_equal([t, n], [every[0][kept], every[1][kept]])
+        return sorted(set(n.tolist()))
+
+    assert pools(windows) == [0, 1, 3]
     later = named(panel, "uniswap-v3", "curve", "newcomer", "curve")
-    assert scaler.known(Windows.of(later, lookback=10, horizon=3)).tolist() == [False, True, False, True]
+    assert pools(Windows.of(later, lookback=10, horizon=3)) == [1, 3]
 
 
 def test_a_feature_of_the_study_without_a_value_is_told_by_name() -> None:

@@ -1,7 +1,6 @@
 """How gradient-boosted trees forecast a yield: from a window's last row and a few before it, to how far the APY moves.
 
-The trees see the scaled features of the nets, and learn what they learn: the change of the transformed APY until the
-label, in units of its deviation, or with `target="level"` where it will be.
+The trees see the scaled features of the nets, and learn what they learn: see `scaling.Target`.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ import numpy as np
 import xgboost as xgb
 from numpy.typing import NDArray
 
-from yieldlab.errors import DataError, UsageError, did_you_mean
+from yieldlab.errors import DataError, UsageError
 from yieldlab.folds import Rows
 from yieldlab.forecast.protocol import EpochDone
-from yieldlab.forecast.scaling import Scaler, YieldTransform
+from yieldlab.forecast.scaling import Scaler, Target, check_target
 from yieldlab.forecast.tree_files import check_trees
 from yieldlab.forecast.windows import Ints, Singles, Windows
 from yieldlab.space import Value
@@ -25,7 +24,6 @@ from yieldlab.space import Value
 Floats = NDArray[np.float64]
 
 OBJECTIVE = "reg:squarederror"
-TARGETS = ("change", "level")
 
 #: Rows before the last one that the trees see too; the window's first is another.
 LAGS = (1, 7, 14)
@@ -45,38 +43,22 @@ class BoostedTrees:
         self.settings = dict(settings)
         self.trained_through = -1
         self.history: list[EpochDone] = []
-        if settings["target"] not in TARGETS:
-            near = did_you_mean(str(settings["target"]), TARGETS)
-            raise UsageError(f"unknown target {settings['target']!r} of model {name!r}{near}")
+        check_target(name, str(settings["target"]))
         check_rounds(name, settings)
 
     def fit(self, windows: Windows, train: Rows, valid: Rows | None) -> Iterator[EpochDone]:
         """Learn; an event after each tree. The trees kept are the best number on validation, all without."""
         t, n = windows.samples(train, labelled=True)
         self._scaler = Scaler.fit(windows, t, n)
-        self._transform = YieldTransform.fit(windows.label[t, n])
-        wanted = self._wanted(windows, t, n)
-        self._centre = float(wanted.mean()) if self.settings["target"] == "level" else 0.0
-        self._spread = float(wanted.std())
-        if not self._spread > 1e-9:
-            raise DataError(
-                f"the APY to forecast never changes on the {t.size:,} training samples, so there is nothing to learn"
-            )
+        self._target = Target.fit(str(self.settings["target"]), windows, t, n)
         scaled = self._scaler.apply(windows)
-        learned = self._matrix(scaled, t, n, windows.lookback, wanted)
+        learned = self._matrix(scaled, t, n, windows.lookback, self._target.wanted(windows, t, n))
         self.trained_through = int(t.max()) + windows.horizon
         checked = None
         if valid is not None:
-            t_valid, n_valid = windows.samples(valid, labelled=True)
-            known = self._scaler.known(windows)[n_valid]
-            t_valid, n_valid = t_valid[known], n_valid[known]
-            if not t_valid.size:
-                raise DataError(
-                    "there is no window with a label on the validation days, so nothing can be stopped by it"
-                )
-            wanted = self._wanted(windows, t_valid, n_valid)
-            checked = self._matrix(scaled, t_valid, n_valid, windows.lookback, wanted)
-            self.trained_through = max(self.trained_through, int(t_valid.max()) + windows.horizon)
+            t, n = self._scaler.to_stop_by(windows, valid)
+            checked = self._matrix(scaled, t, n, windows.lookback, self._target.wanted(windows, t, n))
+            self.trained_through = max(self.trained_through, int(t.max()) + windows.horizon)
         params = {
             "objective": OBJECTIVE,
             "eval_metric": "rmse",
@@ -88,18 +70,14 @@ class BoostedTrees:
 
     def fields(self, windows: Windows, rows: Rows) -> dict[str, Floats]:
         """Forecast APY of every usable window; none for a pool of a protocol that the training never saw."""
-        t, n = windows.samples(rows, labelled=False)
-        known = self._scaler.known(windows)[n]
-        t, n = t[known], n[known]
+        t, n = self._scaler.samples(windows, rows, labelled=False)
         scaled = self._scaler.apply(windows)
         result = np.full((rows[1] - rows[0], windows.shape[1]), np.nan)
         for start in range(0, t.size, PREDICTED_TOGETHER):
             part = slice(start, start + PREDICTED_TOGETHER)
             answers = self._booster.predict(self._matrix(scaled, t[part], n[part], windows.lookback))
-            moved = answers.astype(np.float64) * self._spread + self._centre
-            if self.settings["target"] == "change":
-                moved = moved + self._transform.forward(windows.last[t[part], n[part]])
-            result[t[part] - rows[0], n[part]] = self._transform.inverse(moved)
+            apy = self._target.apy(windows, t[part], n[part], answers.astype(np.float64))
+            result[t[part] - rows[0], n[part]] = apy
         return {f"forecast_{self.name}": result}
 
     def refit_settings(self) -> dict[str, Value]:
@@ -113,8 +91,7 @@ class BoostedTrees:
     def document(self) -> dict[str, object]:
         return {
             "scaler": self._scaler.document(),
-            "transform": {"kind": "asinh", "apy_percent_size": self._transform.size},
-            "target": {"centre": self._centre, "spread": self._spread},
+            **self._target.document(),
             "inputs": list(self._inputs(int(str(self.settings["lookback"])))),
             "history": told(self.history),
         }
@@ -126,18 +103,12 @@ class BoostedTrees:
     def restore(self, document: Mapping[str, Any], weights: bytes | None) -> None:
         try:
             self._scaler = Scaler.restore(document["scaler"])
-            self._transform = YieldTransform(float(document["transform"]["apy_percent_size"]))
-            self._centre, self._spread = float(document["target"]["centre"]), float(document["target"]["spread"])
+            self._target = Target.restore(str(self.settings["target"]), document)
             self.history = untold(document["history"])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"the card of model {self.name!r} does not describe boosted trees ({error})") from error
         inputs = self._inputs(int(str(self.settings["lookback"])))
         self._booster = booster_of(self.name, weights, OBJECTIVE, inputs)
-
-    def _wanted(self, windows: Windows, t: Ints, n: Ints) -> Floats:
-        """What is to be learned, in the transformed space."""
-        level = self._transform.forward(windows.label[t, n])
-        return level - self._transform.forward(windows.last[t, n]) if self.settings["target"] == "change" else level
 
     def _inputs(self, lookback: int) -> tuple[str, ...]:
         """Names of the columns that the trees see."""
@@ -147,9 +118,8 @@ class BoostedTrees:
     def _matrix(self, scaled: Singles, t: Ints, n: Ints, lookback: int, wanted: Floats | None = None) -> xgb.DMatrix:
         past = [i for i, name in enumerate(self._scaler.names) if name not in WITHOUT_PAST]
         columns = [scaled[n, t], *(scaled[n, t - lag][:, past] for lag in _lags(lookback))]
-        label = None if wanted is None else (wanted - self._centre) / self._spread
-        inputs = list(self._inputs(lookback))
-        return xgb.DMatrix(np.concatenate(columns, axis=1), label, feature_names=inputs, nthread=threads(self.settings))
+        seen, names = np.concatenate(columns, axis=1), list(self._inputs(lookback))
+        return xgb.DMatrix(seen, wanted, feature_names=names, nthread=threads(self.settings))
 
 
 def _lags(lookback: int) -> tuple[int, ...]:

@@ -7,26 +7,13 @@ import math
 import torch
 from torch import Tensor, nn
 
+from yieldlab.forecast.lstm import RecurrentNet
 
-class GruEncoder(nn.Module):
+
+class GruEncoder(RecurrentNet):
     """As the LSTM net, with gated recurrent units."""
 
-    def __init__(
-        self, input_size: int, *, hidden: int, hidden_last: int, heads: int, dropout: float, bidirectional: bool
-    ) -> None:
-        super().__init__()
-        ways = 2 if bidirectional else 1
-        self.gru = nn.GRU(input_size, hidden, 2, batch_first=True, dropout=dropout, bidirectional=bidirectional)
-        self.gru_last = nn.GRU(hidden * ways, hidden_last, batch_first=True, bidirectional=bidirectional)
-        self.attention = nn.MultiheadAttention(hidden_last * ways, heads, batch_first=True)
-        self.output = nn.Linear(hidden_last * ways, 1)
-
-    def forward(self, windows: Tensor) -> Tensor:
-        days, _ = self.gru(windows)
-        days, _ = self.gru_last(days)
-        attended, _ = self.attention(days[:, -1:], days, days, need_weights=False)
-        answer: Tensor = self.output(attended[:, -1]).squeeze(-1)
-        return answer
+    kind = nn.GRU
 
 
 class TransformerEncoder(nn.Module):

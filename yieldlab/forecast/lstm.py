@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 
-class YieldForecaster(nn.Module):
-    """From windows (B, days, features) to one number each (B,).
+class RecurrentNet(nn.Module):
+    """From windows (B, days, features) to one number each (B,), by two recurrent layers and one more of a `kind`,
+    self-attention and a linear layer.
 
-    At the defaults it has 273,217 parameters. With `bidirectional` the recurrent layers also read each window
-    backwards, which stays inside the window and so in the past.
+    With `bidirectional` the recurrent layers also read each window backwards, which stays inside the window and so in
+    the past.
     """
+
+    kind: ClassVar[type[nn.LSTM] | type[nn.GRU]]
 
     def __init__(
         self,
@@ -24,18 +29,24 @@ class YieldForecaster(nn.Module):
     ) -> None:
         super().__init__()
         ways = 2 if bidirectional else 1
-        self.lstm = nn.LSTM(input_size, hidden, 2, batch_first=True, dropout=dropout, bidirectional=bidirectional)
-        self.lstm_last = nn.LSTM(hidden * ways, hidden_last, batch_first=True, bidirectional=bidirectional)
+        self.first = self.kind(input_size, hidden, 2, batch_first=True, dropout=dropout, bidirectional=bidirectional)
+        self.last = self.kind(hidden * ways, hidden_last, batch_first=True, bidirectional=bidirectional)
         self.attention = nn.MultiheadAttention(hidden_last * ways, heads, batch_first=True)
         self.output = nn.Linear(hidden_last * ways, 1)
 
     def forward(self, windows: Tensor) -> Tensor:
-        days, _ = self.lstm(windows)
-        days, _ = self.lstm_last(days)
+        days, _ = self.first(windows)
+        days, _ = self.last(days)
         # Only the last day's answer is used, so only it is asked.
         attended, _ = self.attention(days[:, -1:], days, days, need_weights=False)
         answer: Tensor = self.output(attended[:, -1]).squeeze(-1)
         return answer
+
+
+class YieldForecaster(RecurrentNet):
+    """With LSTM layers; it has 273,217 parameters at the defaults."""
+
+    kind = nn.LSTM
 
 
 def parameters(net: nn.Module) -> int:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from yieldlab.errors import DataError
+from yieldlab.errors import DataError, UsageError, did_you_mean
 from yieldlab.features.sets import REFERENCE_PROTOCOLS, STUDY
+from yieldlab.folds import Rows
 from yieldlab.forecast.windows import Ints, Singles, Windows
 from yieldlab.units import from_percent, to_percent
 
@@ -27,6 +28,9 @@ HEAVY = (
     "apy_percent volatility_24h apy_ma_7d apy_ma_30d apy_std_7d tvl_trend_7d volume_tvl_ratio apy_momentum "
     "apy_base_percent apy_reward_percent apy_lag_1d apy_lag_7d apy_lag_14d"
 ).split()
+
+#: What can be learned of a yield.
+TARGETS = ("change", "level")
 
 #: The least `c`, so that a pool which pays nothing at all does not make it zero.
 LEAST_SIZE = 1e-6
@@ -54,6 +58,69 @@ class YieldTransform:
         with np.errstate(over="ignore"):
             apy: Floats = from_percent(np.sinh(moved) * self.size)
         return apy
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a net or trees learn, in units of its deviation on the training samples: with the kind "change" how far the
+    transformed APY moves until the label, so that one which knows nothing says that today's yield stays; with "level"
+    where it will be, less the mean."""
+
+    kind: str
+    transform: YieldTransform
+    centre: float
+    spread: float
+
+    @classmethod
+    def fit(cls, kind: str, windows: Windows, t: Ints, n: Ints) -> Self:
+        """From training samples. Raises DataError when there is nothing to learn on them."""
+        transform = YieldTransform.fit(windows.label[t, n])
+        wanted = _towards(kind, transform, windows, t, n)
+        spread = float(wanted.std())
+        if not spread > 1e-9:
+            raise DataError(
+                f"the APY to forecast never changes on the {t.size:,} training samples, so there is nothing to learn"
+            )
+        return cls(kind, transform, float(wanted.mean()) if kind == "level" else 0.0, spread)
+
+    def wanted(self, windows: Windows, t: Ints, n: Ints) -> Floats:
+        """What is to be answered for labelled samples."""
+        wanted: Floats = (_towards(self.kind, self.transform, windows, t, n) - self.centre) / self.spread
+        return wanted
+
+    def apy(self, windows: Windows, t: Ints, n: Ints, answers: Floats) -> Floats:
+        """The APY that answers for samples mean, as fractions."""
+        moved = answers * self.spread + self.centre
+        if self.kind == "change":
+            moved = moved + self.transform.forward(windows.last[t, n])
+        return self.transform.inverse(moved)
+
+    def document(self) -> dict[str, object]:
+        """Two parts of a card: what transforms a yield, and what is learned of it."""
+        return {
+            "transform": {"kind": "asinh", "apy_percent_size": self.transform.size},
+            "target": {"centre": self.centre, "spread": self.spread},
+        }
+
+    @classmethod
+    def restore(cls, kind: str, document: Mapping[str, Any]) -> Self:
+        """The target of `document()`. Raises KeyError, TypeError or ValueError when it is none."""
+        size = float(document["transform"]["apy_percent_size"])
+        centre, spread = float(document["target"]["centre"]), float(document["target"]["spread"])
+        if not np.isfinite([size, centre, spread]).all() or size <= 0.0 or spread <= 0.0:
+            raise ValueError("its numbers are none")
+        return cls(kind, YieldTransform(size), centre, spread)
+
+
+def _towards(kind: str, transform: YieldTransform, windows: Windows, t: Ints, n: Ints) -> Floats:
+    level = transform.forward(windows.label[t, n])
+    return level - transform.forward(windows.last[t, n]) if kind == "change" else level
+
+
+def check_target(name: str, kind: str) -> None:
+    """Raise UsageError for a target that model `name` cannot have."""
+    if kind not in TARGETS:
+        raise UsageError(f"unknown target {kind!r} of model {name!r}{did_you_mean(kind, TARGETS)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +180,18 @@ class Scaler:
         protocols = (*REFERENCE_PROTOCOLS, *(name for name in seen if name not in REFERENCE_PROTOCOLS))
         return cls(names, protocols, tuple(seen), tuple(sizes), tuple(means), tuple(scales))
 
-    def known(self, windows: Windows) -> NDArray[np.bool_]:
-        """(N,) whether the training samples had the pool's protocol."""
-        return np.array([protocol in self.seen for protocol in windows.block.protocols], dtype=bool)
+    def samples(self, windows: Windows, rows: Rows, *, labelled: bool) -> tuple[Ints, Ints]:
+        """As `Windows.samples`, of the pools whose protocol the training samples had."""
+        t, n = windows.samples(rows, labelled=labelled)
+        seen = np.array([protocol in self.seen for protocol in windows.block.protocols], dtype=bool)[n]
+        return t[seen], n[seen]
+
+    def to_stop_by(self, windows: Windows, valid: Rows) -> tuple[Ints, Ints]:
+        """The labelled samples of the validation rows. Raises DataError when there is none."""
+        t, n = self.samples(windows, valid, labelled=True)
+        if not t.size:
+            raise DataError("there is no window with a label on the validation days, so nothing can be stopped by it")
+        return t, n
 
     def apply(self, windows: Windows) -> Singles:
         """(N, T, width) scaled features, contiguous; what is missing is 0.

@@ -1,7 +1,6 @@
 """How a net learns from windows and forecasts: batches gathered from one block, early stopping, the best state kept.
 
-A net gives a number in units of the target's deviation: with `target="change"` how far the transformed APY moves until
-the label, so that a net which knows nothing says that today's yield stays; with "level" where it will be.
+What a net answers for a window is what `scaling.Target` says.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from yieldlab.folds import Rows
 from yieldlab.forecast.encoders import GruEncoder, TransformerEncoder
 from yieldlab.forecast.lstm import YieldForecaster
 from yieldlab.forecast.protocol import EpochDone
-from yieldlab.forecast.scaling import Scaler, YieldTransform
+from yieldlab.forecast.scaling import Scaler, Target, check_target
 from yieldlab.forecast.windows import Ints, Windows
 from yieldlab.space import Value
 
@@ -34,7 +33,6 @@ LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "huber": nn.functional.huber_loss,
     "mse": nn.functional.mse_loss,
 }
-TARGETS = ("change", "level")
 
 #: Windows that are forecast together: what bounds the memory of a prediction.
 PREDICTED_TOGETHER = 4_096
@@ -62,11 +60,9 @@ class NetForecaster:
         self.trained_through = -1
         self.history: list[EpochDone] = []
         self._device = _device(str(settings["device"]))
-        for key, known in (("loss", LOSSES), ("target", TARGETS)):
-            if settings[key] not in known:
-                raise UsageError(
-                    f"unknown {key} {settings[key]!r} of model {name!r}{did_you_mean(str(settings[key]), known)}"
-                )
+        check_target(name, str(settings["target"]))
+        if (loss := str(settings["loss"])) not in LOSSES:
+            raise UsageError(f"unknown loss {loss!r} of model {name!r}{did_you_mean(loss, LOSSES)}")
         for key in ("epochs", "batch", "stride"):
             if self._whole(key) < 1:
                 raise UsageError(f"setting {key} of model {name!r} must be 1 or more, not {settings[key]}")
@@ -81,30 +77,16 @@ class NetForecaster:
         thinned = t % self._whole("stride") == 0
         t, n = t[thinned], n[thinned]
         self._scaler = Scaler.fit(windows, t, n)
-        self._transform = YieldTransform.fit(windows.label[t, n])
-        wanted = self._wanted(windows, t, n)
-        self._centre = float(wanted.mean()) if self.settings["target"] == "level" else 0.0
-        self._spread = float(wanted.std())
-        if not self._spread > 1e-9:
-            raise DataError(
-                f"the APY to forecast never changes on the {t.size:,} training samples, so there is nothing to learn"
-            )
+        self._target = Target.fit(str(self.settings["target"]), windows, t, n)
         self.trained_through = int(t.max()) + windows.horizon
         self._net = self._made(self._whole("seed"))
         scaled = self._scaled(windows)
-        learned = self._samples(windows, scaled, t, n), self._target(wanted)
+        learned = self._samples(windows, scaled, t, n), self._wanted(windows, t, n)
         checked: tuple[_Samples, Tensor] | None = None
         if valid is not None:
-            t_valid, n_valid = windows.samples(valid, labelled=True)
-            known = self._scaler.known(windows)[n_valid]
-            t_valid, n_valid = t_valid[known], n_valid[known]
-            if not t_valid.size:
-                raise DataError(
-                    "there is no window with a label on the validation days, so nothing can be stopped by it"
-                )
-            wanted = self._wanted(windows, t_valid, n_valid)
-            checked = self._samples(windows, scaled, t_valid, n_valid), self._target(wanted)
-            self.trained_through = max(self.trained_through, int(t_valid.max()) + windows.horizon)
+            t, n = self._scaler.to_stop_by(windows, valid)
+            checked = self._samples(windows, scaled, t, n), self._wanted(windows, t, n)
+            self.trained_through = max(self.trained_through, int(t.max()) + windows.horizon)
         yield from self._epochs(learned, checked)
 
     def _epochs(self, learned: tuple[_Samples, Tensor], checked: tuple[_Samples, Tensor] | None) -> Iterator[EpochDone]:
@@ -175,17 +157,12 @@ class NetForecaster:
 
     def fields(self, windows: Windows, rows: Rows) -> dict[str, Floats]:
         """Forecast APY of every usable window; none for a pool of a protocol that the training never saw."""
-        t, n = windows.samples(rows, labelled=False)
-        known = self._scaler.known(windows)[n]
-        t, n = t[known], n[known]
+        t, n = self._scaler.samples(windows, rows, labelled=False)
         result = np.full((rows[1] - rows[0], windows.shape[1]), np.nan)
         if t.size:
             samples = self._samples(windows, self._scaled(windows), t, n)
             answers = self._answers(samples).double().cpu().numpy()
-            moved = answers * self._spread + self._centre
-            if self.settings["target"] == "change":
-                moved = moved + self._transform.forward(windows.last[t, n])
-            result[t - rows[0], n] = self._transform.inverse(moved)
+            result[t - rows[0], n] = self._target.apy(windows, t, n, answers)
         return {f"forecast_{self.name}": result}
 
     # -- saving -------------------------------------------------------------------------------------------------
@@ -193,8 +170,7 @@ class NetForecaster:
     def document(self) -> dict[str, object]:
         return {
             "scaler": self._scaler.document(),
-            "transform": {"kind": "asinh", "apy_percent_size": self._transform.size},
-            "target": {"centre": self._centre, "spread": self._spread},
+            **self._target.document(),
             "history": [[each.epoch, each.train_loss, each.valid_loss, each.best] for each in self.history],
         }
 
@@ -207,13 +183,9 @@ class NetForecaster:
     def restore(self, document: Mapping[str, Any], weights: bytes | None) -> None:
         try:
             self._scaler = Scaler.restore(document["scaler"])
-            self._transform = YieldTransform(float(document["transform"]["apy_percent_size"]))
-            self._centre, self._spread = float(document["target"]["centre"]), float(document["target"]["spread"])
+            self._target = Target.restore(str(self.settings["target"]), document)
             epochs = self._whole("epochs")
             self.history = [EpochDone(e, epochs, loss, valid, best) for e, loss, valid, best in document["history"]]
-            sound = all(math.isfinite(each) for each in (self._transform.size, self._centre, self._spread))
-            if not sound or self._transform.size <= 0.0 or self._spread <= 0.0:
-                raise ValueError("its numbers are none")
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"the card of model {self.name!r} does not describe a net") from error
         self._net = self._made(0)
@@ -256,13 +228,8 @@ class NetForecaster:
                 torch.cuda.manual_seed(seed)
             yield
 
-    def _wanted(self, windows: Windows, t: Ints, n: Ints) -> Floats:
-        """What is to be learned, in the transformed space."""
-        level = self._transform.forward(windows.label[t, n])
-        return level - self._transform.forward(windows.last[t, n]) if self.settings["target"] == "change" else level
-
-    def _target(self, wanted: Floats) -> Tensor:
-        return torch.from_numpy(((wanted - self._centre) / self._spread).astype(np.float32)).to(self._device)
+    def _wanted(self, windows: Windows, t: Ints, n: Ints) -> Tensor:
+        return torch.from_numpy(self._target.wanted(windows, t, n).astype(np.float32)).to(self._device)
 
     def _scaled(self, windows: Windows) -> Tensor:
         """(N * T, F) scaled features of the panel, pool after pool."""
