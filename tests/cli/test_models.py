@@ -11,6 +11,8 @@ import polars as pl
 import pytest
 
 from yieldlab.forecast import fold_runs
+from yieldlab.forecast.fold_ensemble import weights_of
+from yieldlab.runs import RunFolder
 from yieldlab.store import Store
 
 YEARLY = ("--step", "300d")
@@ -202,6 +204,57 @@ def test_walk_forward_goes_into_the_store_and_is_reused(yieldlab, lab: Path) -> 
     told = yieldlab("models", "list", "--json").document["data"]
     assert sorted(run["model"] for run in told["runs"]) == ["ar", "ar", "ensemble", "ewma"]
     assert "No forecasts" not in yieldlab("models", "list").out
+
+
+def test_the_weights_of_an_ensemble_and_what_it_lacked_are_told(yieldlab, lab: Path) -> None:
+    [_, _, run] = folds(yieldlab, "ar", "ewma", "ensemble")["data"]["runs"]
+    found = weights_of(RunFolder(Path(run["path"])))
+    for member in ("ar", "ewma"):
+        each = found.filter(pl.col("member") == member)["weight"]
+        assert run["weights"][member] == pytest.approx(sum(each) / len(each))
+    rows = pl.read_parquet(Path(run["path"]) / "predictions.parquet")
+    runs = Store(lab / "data").forecast_runs()
+    paths = [lab / "data" / "runs" / name for name in runs.filter(pl.col("model") != "ensemble")["run_id"]]
+    members = [pl.read_parquet(path / "predictions.parquet").filter(pl.col("part") == "test") for path in paths]
+    keys = ["pool_id", "valid_at"]
+    whole = members[0].join(members[1], on=keys)
+    assert run["lacking"] == rows.join(whole, on=keys, how="anti").height > 0
+    told = yieldlab("models", "walk-forward", "ar", "ewma", "ensemble", *YEARLY).out.replace("\n", " ")
+    assert f"ewma {100 * run['weights']['ewma']:.1f} %" in told
+    assert f"{run['lacking']:,} of {run['rows']:,} forecasts were made without some member" in told
+
+
+def test_an_ensemble_is_trained_of_the_models_named_beside_it_and_says_what_each_says(yieldlab, lab: Path) -> None:
+    told = yieldlab(
+        "models", "train", "ar", "ewma", "ensemble", "--set", "lags=3", "--set", "ewma.halflife=2", "--json"
+    )
+    assert told.code == 0, told.err
+    card = told.document["data"]["models"][-1]
+    assert (card["model"], card["settings"]["members"]) == ("ensemble", "ar ewma")
+    assert (card["settings"]["ar.lags"], card["settings"]["ewma.halflife"]) == (3, 2.0)
+    assert told.document["data"]["models"][1]["settings"]["halflife"] == 7.0  # ewma beside it keeps its own
+    assert (
+        "ensemble_yield_predictor is up to date"
+        in yieldlab(
+            "models",
+            "train",
+            "ensemble",
+            "--member",
+            "ewma",
+            "--member",
+            "ar",
+            "--set",
+            "lags=3",
+            "--set",
+            "ewma.halflife=2",
+        ).out
+    )
+    shown = yieldlab("models", "show", "ensemble").out
+    assert "Weights: ar " in shown
+    assert "ewma.halflife" in shown
+    said = yieldlab("models", "predict", "ensemble", "--json").document["data"]["forecasts"]
+    assert {"forecast_ensemble", "forecast_ar", "forecast_ewma"} <= set(said[0])
+    assert "forecast_ewma" in yieldlab("models", "predict", "ensemble").out
 
 
 def test_the_ensemble_names_the_member_that_has_not_been_run(yieldlab, lab: Path) -> None:

@@ -385,8 +385,9 @@ def card_document(card: object) -> dict[str, object]:
 
 def _followed(session: Session, name: str, plan: FoldPlan, events: Iterator[object], panel: Panel) -> Walked:
     """Show every event of a walk-forward until its last one."""
-    from yieldlab.forecast import fold_runs
+    from yieldlab.forecast import fold_ensemble, fold_runs
     from yieldlab.forecast.protocol import EpochDone
+    from yieldlab.forecast.registry import ENSEMBLE
     from yieldlab.report.training import Walked
 
     walked = Walked(name, plan)
@@ -413,4 +414,6 @@ def _followed(session: Session, name: str, plan: FoldPlan, events: Iterator[obje
                     walked.rows, walked.reused = event.rows, event.reused
                     walked.trained = fold_runs.trained_span(event.path, panel)
                     walked.failures = fold_runs.failures_of(event.path)
+                    if name == ENSEMBLE:
+                        walked.weights, walked.lacking = fold_ensemble.told(event.path)
     return walked

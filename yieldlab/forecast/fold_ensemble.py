@@ -38,7 +38,7 @@ from yieldlab.panel import Panel
 from yieldlab.runs import RunFolder
 from yieldlab.store import Store
 
-__all__ = ["walk_forward_ensemble", "weights_of"]
+__all__ = ["told", "walk_forward_ensemble", "weights_of"]
 
 Floats = NDArray[np.float64]
 
@@ -99,10 +99,19 @@ def weights_of(folder: RunFolder) -> pl.DataFrame:
     rows = []
     for number, path in sorted(folder.chunks().items()):
         for note in folder.chunk_signals(path):
-            told = json.loads(note)
-            rows += [(number, name, weight, told["cells"], told["lacking"]) for name, weight in told["weights"].items()]
+            each = json.loads(note)
+            rows += [(number, name, weight, each["cells"], each["lacking"]) for name, weight in each["weights"].items()]
     columns = {"fold": pl.Int64, "member": pl.String, "weight": pl.Float64, "cells": pl.Int64, "lacking": pl.Int64}
     return pl.DataFrame(rows, schema=columns, orient="row")
+
+
+def told(path: Path) -> tuple[dict[str, float], int]:
+    """Of a finished run of an ensemble each member's weight, the mean over the folds (0 where it failed), and how many
+    forecasts lack a member."""
+    found = weights_of(RunFolder(path))
+    folds = found["fold"].n_unique()
+    weights = found.group_by("member").agg(pl.col("weight").sum() / folds).sort("member")
+    return dict(weights.iter_rows()), int(found.group_by("fold").agg(pl.first("lacking"))["lacking"].sum())
 
 
 def _combined(

@@ -19,7 +19,7 @@ from yieldlab.errors import DataError
 from yieldlab.folds import Rows, Split, chronological
 from yieldlab.forecast.artifacts import Card, find, save, versions, weights_of
 from yieldlab.forecast.evaluate import Evaluation, compare
-from yieldlab.forecast.protocol import EpochDone, Model
+from yieldlab.forecast.protocol import EpochDone, Floats, Model
 from yieldlab.forecast.registry import ENSEMBLE, RISK, deciding, make, released_name, settings_of, windows_of
 from yieldlab.forecast.windows import Windows
 from yieldlab.panel import Panel
@@ -126,7 +126,7 @@ def forecast_today(panel: Panel, model: Model, *, trained_through: str) -> pl.Da
         )
     made = model.fields(windows, (last, last + 1))
     if model.name == ENSEMBLE:  # beside what it says stands what its members say
-        made |= getattr(model, "parts")(windows, (last, last + 1))  # noqa: B009  # only the ensemble has any
+        made |= _parts(model, windows, (last, last + 1))
     values = {field: array[0] for field, array in made.items()}
     lacking = np.isnan(next(iter(values.values())))
     usable = windows.usable[last]
@@ -192,7 +192,16 @@ def _tested(model: Model, windows: Windows, split: Split) -> tuple[dict[str, obj
     forecast[begin:end] = model.fields(windows, split.test)[f"forecast_{model.name}"]
     test = compare(windows.panel, {model.name: forecast}, horizon=windows.horizon)
     row = next(row for row in test.overall.to_dicts() if row["model"] == model.name)
+    if model.name == ENSEMBLE:
+        missing = np.isnan(list(_parts(model, windows, split.test).values())).any(axis=0)
+        row["lacking"] = int(np.count_nonzero(missing & ~np.isnan(forecast[begin:end])))
     return {"test": row}, test
+
+
+def _parts(model: Model, windows: Windows, rows: Rows) -> dict[str, Floats]:
+    """What the members of an ensemble say."""
+    parts: dict[str, Floats] = getattr(model, "parts")(windows, rows)  # noqa: B009  # only the ensemble has any
+    return parts
 
 
 def _origin(panel: Panel, settings: Mapping[str, Value]) -> dict[str, object]:

@@ -37,6 +37,9 @@ class Walked:
     #: The first and the last day that a fold learned through, None where nothing is fitted.
     trained: tuple[str, str] | None = None
     failures: dict[int, str] = field(default_factory=dict)
+    #: Of an ensemble: each member's weight, the mean over the folds, and the forecasts made without some member.
+    weights: dict[str, float] = field(default_factory=dict)
+    lacking: int = 0
 
     def as_dict(self) -> dict[str, object]:
         """In JSON's own kinds."""
@@ -50,6 +53,7 @@ class Walked:
             "trained_through": self.trained,
             "interrupted": self.interrupted,
             "failures": {str(number): reason for number, reason in self.failures.items()},
+            **({"weights": self.weights, "lacking": self.lacking} if self.weights else {}),
         }
 
 
@@ -68,6 +72,11 @@ def walked_lines(walked: Sequence[Walked]) -> Iterator[RenderableType]:
         f"{plan.embargo} embargoed between"
     )
     for each in walked:
+        if each.weights:
+            yield (
+                f"Weights of {each.model}, the mean over the folds: {_weighed(each.weights)}; "
+                f"{each.lacking:,} of {each.rows:,} forecasts were made without some member"
+            )
         yield f"Run {each.run_id}: {each.path}"
     if any(each.interrupted for each in walked):
         yield "Interrupted: the same command goes on after the last finished fold"
@@ -100,7 +109,15 @@ def card_lines(card: Card) -> Iterator[RenderableType]:
             if test.get("skill") is not None
             else f"Test: MAE {percent(test.get('mae'))}-points"
         )
+    if "weights" in card.fitted:
+        yield note(f"Weights: {_weighed(card.fitted['weights'])}")
+    if test.get("lacking"):
+        yield note(f"{count(test['lacking'], 'forecast')} of the test days were made without some member")
     yield f"Card: {card.path}"
+
+
+def _weighed(weights: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {percent(weight, 1)}" for name, weight in weights.items())
 
 
 def today_lines(made: pl.DataFrame, card: Card) -> Iterator[RenderableType]:
