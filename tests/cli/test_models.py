@@ -255,6 +255,9 @@ def test_an_ensemble_is_trained_of_the_models_named_beside_it_and_says_what_each
     said = yieldlab("models", "predict", "ensemble", "--json").document["data"]["forecasts"]
     assert {"forecast_ensemble", "forecast_ar", "forecast_ewma"} <= set(said[0])
     assert "forecast_ewma" in yieldlab("models", "predict", "ensemble").out
+    both = ("--set", "ar.lags=5", "--set", "lags=3")  # what is for one goes before what is for all
+    told = yieldlab("models", "train", "ensemble", "--member", "ewma", "--member", "ar", *both, "--json")
+    assert told.document["data"]["models"][0]["settings"]["ar.lags"] == 5
 
 
 def test_the_ensemble_names_the_member_that_has_not_been_run(yieldlab, lab: Path) -> None:

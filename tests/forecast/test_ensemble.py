@@ -277,6 +277,20 @@ def test_it_is_trained_tested_refitted_and_used_again(panel: Panel, tmp_path: Pa
             assert row["forecast_ensemble"] == pytest.approx(expected)
 
 
+def test_forecasts_of_the_test_days_without_some_member_are_counted(panel: Panel, tmp_path: Path) -> None:
+    apy = panel.raw("apy").copy()
+    apy[:97, 2] = NAN  # too late to be learned, and still asked on the days of the test
+    late = panel.with_fields({"apy": apy})
+    *_, last = train(late, "ensemble", of("ar", "ewma"), folder=tmp_path)
+    assert isinstance(last, Trained)
+    windows = windows_of(late, settings_of("ensemble", of("ar", "ewma")))
+    days = [str(time.astype("datetime64[D]")) for time in late.times]
+    begin, end = (days.index(day) for day in last.best.data["split"]["test"])
+    parts = load(last.best).parts(windows, (begin, end + 1))  # type: ignore[attr-defined]
+    expected = int((np.isnan(parts["forecast_ar"]) & ~np.isnan(parts["forecast_ewma"])).sum())
+    assert last.best.metrics["test"]["lacking"] == expected > 5
+
+
 @pytest.fixture
 def card(panel: Panel, tmp_path: Path) -> Card:
     model = fitted(panel, "lstm", "ar", "xgboost")

@@ -10,7 +10,7 @@ import pytest
 
 from yieldlab.errors import DataError
 from yieldlab.features.sets import STUDY
-from yieldlab.forecast.scaling import HEAVY, Scaler, YieldTransform
+from yieldlab.forecast.scaling import HEAVY, Scaler, Target, YieldTransform
 from yieldlab.forecast.windows import Windows
 from yieldlab.panel import Panel
 from yieldlab.testing import tiny_panel
@@ -194,3 +194,21 @@ def test_a_damaged_scaler_is_refused(damage: dict[str, object]) -> None:
     for nothing in ({}, [], None, "scaler"):
         with pytest.raises(DataError, match="no usable scaler"):
             Scaler.restore(nothing)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["change", "level"])
+def test_what_is_learned_comes_back_as_an_apy(kind: str) -> None:
+    windows = Windows.of(tiny_panel(times=120, pools=4), lookback=10, horizon=3)
+    t, n = windows.samples((0, 80), labelled=True)
+    target = Target.fit(kind, windows, t, n)
+    wanted = target.wanted(windows, t, n)
+    assert wanted.std() == pytest.approx(1.0)
+    if kind == "level":
+        assert wanted.mean() == pytest.approx(0.0, abs=1e-12)
+    np.testing.assert_allclose(target.apy(windows, t, n, wanted), windows.label[t, n], rtol=1e-9, atol=1e-12)
+    nothing = target.apy(windows, t, n, np.zeros(t.size))
+    if kind == "change":
+        np.testing.assert_allclose(nothing, windows.last[t, n], rtol=1e-9, atol=1e-12)
+    else:
+        assert nothing == pytest.approx(nothing[0])
+    assert Target.restore(kind, target.document()) == target

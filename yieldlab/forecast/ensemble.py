@@ -36,9 +36,6 @@ Floats = NDArray[np.float64]
 FITTED = ("inverse_error", "mean")
 HOW = (*FITTED, "given")
 
-#: The date of every file in an archive, so that the same model has the same bytes.
-_NO_DATE = (1980, 1, 1, 0, 0, 0)
-
 
 @dataclass(frozen=True, slots=True)
 class Weights:
@@ -162,7 +159,7 @@ class Ensemble:
             for member, model in self._models.items():
                 own = model.weights()
                 if own is not None:
-                    archive.writestr(zipfile.ZipInfo(_file(member), _NO_DATE), own)
+                    archive.writestr(zipfile.ZipInfo(_file(member)), own)  # without a date: equal models, equal bytes
         return content.getvalue()
 
     def restore(self, document: Mapping[str, Any], weights: bytes | None) -> None:
