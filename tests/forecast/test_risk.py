@@ -169,10 +169,15 @@ def test_a_validation_that_lacks_a_class_calibrates_nothing_and_the_card_says_so
 
 def test_a_class_that_training_never_saw_gets_no_chance() -> None:
     panel = world()
-    model, windows = fitted(panel, tvl_fall_high=1.0, apy_fall_high=1.0)
-    assert "no training sample is of class high" in model.calibration
-    assert np.nanmax(model.fields(windows, TEST)["risk_prob_high"]) == 0.0
-    assert np.nanmax(model.fields(windows, TEST)["risk_class"]) == 1.0
+    still = panel.with_fields({"apy": np.where(np.isnan(panel.raw("apy")), np.nan, 0.05)})
+    model, windows = fitted(still, tvl_fall_medium=1.0, tvl_fall_high=0.2)
+    assert "no training sample is of class medium" in model.calibration
+    assert np.nanmax(model.fields(windows, TEST)["risk_prob_medium"]) == 0.0
+
+
+def test_a_training_without_high_is_refused_since_it_would_learn_nothing_of_what_is_asked() -> None:
+    with pytest.raises(DataError, match=r"none of the [0-9,]+ training samples is of risk class high"):
+        fitted(world(), tvl_fall_high=1.0, apy_fall_high=1.0)
 
 
 def test_one_class_only_is_refused_in_one_sentence() -> None:

@@ -192,7 +192,7 @@ def test_every_pool_has_a_row_and_one_without_a_forecast_its_reason(panel: Panel
     assert made.columns == ["pool_id", "protocol", "day", "forecast_lstm", "apy_now", "for_day", "reason"]
     assert made["pool_id"].to_list() == list(now.pool_ids)
     assert made["reason"].to_list() == [
-        None, "no pool of protocol curve was in the model's training", None, "too little history or no APY now"
+        None, "no pool of protocol curve was in the model's training", None, "no APY now"
     ]  # fmt: skip
     told = model.fields(windows_of(now, model.settings), (159, 160))["forecast_lstm"][0]
     np.testing.assert_array_equal(made["forecast_lstm"].fill_null(np.nan), told)

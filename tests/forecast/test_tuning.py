@@ -177,6 +177,7 @@ def test_todays_yield_stands_where_a_trial_has_no_forecast(
 def test_risk_is_scored_by_log_loss(tmp_path: Path) -> None:
     panel = tiny_panel(times=300, pools=6, seed=1)
     given: dict[str, Value] = {"horizon": 10, "lookback": 10, "n_estimators": 5, "threads": 1, "tvl_fall_medium": 0.05}
+    given["tvl_fall_high"] = 0.1
     tuned = ended(tune(panel, "risk", given, trials=2, folder=tmp_path, n_folds=1))
     assert tuned.metric == "log loss"
     windows = Windows.of(panel, lookback=10, horizon=10)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
+from scipy import stats
 
 Cell = tuple[int, int]
 
@@ -102,13 +103,15 @@ def measures(
 
     span = days[-1] - days[0] + 1
     ends: tuple[float | None, float | None] = (None, None)
-    if span >= 2 * block:
+    if (blocks := span // block) >= 3:
         drawn = []
         for taken in draws_of_days(span, block, draws, seed):
             often = Counter(days[0] + day for day in taken)
             drawn.append(skill([cell for cell in common for _ in range(often[cell[0]])]))
         if all(each is not None for each in drawn):
-            ends = tuple(float(end) for end in np.quantile(drawn, [0.025, 0.975]))
+            wider = stats.t.ppf(0.975, blocks - 1) / stats.norm.ppf(0.975) * math.sqrt(blocks / (blocks - 1))
+            middle = skill(common)
+            ends = tuple(middle + wider * (float(end) - middle) for end in np.quantile(drawn, [0.025, 0.975]))
 
     return {
         "model": name,

@@ -44,7 +44,7 @@ def labels(
             threshold = float(np.quantile(known, deviation_quantile)) if len(known) >= deviation_days else math.nan
             if (
                 lowest_tvl < (1.0 - tvl_fall_high) * tvl_carried[t]
-                or any(value < (1.0 - apy_fall_high) * mean for value in later_apy)
+                or (mean > 0.0 and any(value < (1.0 - apy_fall_high) * mean for value in later_apy))
                 or (not seen(last_half) and seen(rest))
             ):
                 result[t, n] = 2.0

@@ -105,7 +105,7 @@ class BoostedTrees:
             self._scaler = Scaler.restore(document["scaler"])
             self._target = Target.restore(str(self.settings["target"]), document)
             self.history = untold(document["history"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"the card of model {self.name!r} does not describe boosted trees ({error})") from error
         inputs = self._inputs(int(str(self.settings["lookback"])))
         self._booster = booster_of(self.name, weights, OBJECTIVE, inputs)

@@ -48,8 +48,8 @@ class Weights:
     def fit(cls, predictions: Mapping[str, Floats], truth: Floats, how: str = "inverse_error") -> Self:
         """From each member's (T, N) forecasts and what came true, fractions, NaN = none.
 
-        Members without any error share all the weight. Raises DataError when no cell has the truth and a forecast of
-        every member, UsageError for an unknown `how`.
+        Members without any error share all the weight, and one that is infinite somewhere has none. Raises DataError
+        when no cell has the truth and a forecast of every member, or all are infinite, UsageError for an unknown `how`.
         """
         check_how(how, FITTED)
         if how == "mean":
@@ -63,10 +63,14 @@ class Weights:
         transform = YieldTransform.fit(truth[common])
         wanted = transform.forward(truth[common])
         errors = {
-            name: float(np.mean((transform.forward(values[common]) - wanted) ** 2))
-            for name, values in predictions.items()
+            name: _mean_square(transform.forward(values[common]) - wanted) for name, values in predictions.items()
         }
         least = min(errors.values())
+        if not np.isfinite(least):
+            raise DataError(
+                f"each of {', '.join(predictions)} has an infinite forecast on the validation days, so they cannot be "
+                "weighed"
+            )
         shares = {name: least / error if error else 1.0 for name, error in errors.items()}
         total = sum(shares.values())
         return cls({name: share / total for name, share in shares.items()}, int(common.sum()))
@@ -78,7 +82,7 @@ class Weights:
         weights = np.array(list(self.values.values()))[:, None, None]
         present = ~np.isnan(values)
         whole = np.sum(weights * present, axis=0)
-        weighed = np.sum(np.where(present, weights * np.nan_to_num(values), 0.0), axis=0)
+        weighed = np.sum(weights * np.where(present & (weights > 0.0), values, 0.0), axis=0)
         combined = np.full(whole.shape, np.nan)
         np.divide(weighed, whole, out=combined, where=whole > 0.0)
         return combined, int(np.count_nonzero(present.any(axis=0) & ~present.all(axis=0)))
@@ -91,6 +95,8 @@ class Ensemble:
         self.name = name
         self.settings = dict(settings)
         self.trained_through = -1
+        #: Members that could not learn, and why.
+        self.failed: dict[str, str] = {}
         self._how = str(settings["how"])
         check_how(self._how, HOW)
         self._models = {member: self._made(member) for member in members_of(str(settings["members"]))}
@@ -98,32 +104,43 @@ class Ensemble:
             raise UsageError(f"the weights of model {name!r} are all 0; give one a weight, as {self._example()}")
 
     def fit(self, windows: Windows, train: Rows, valid: Rows | None) -> Iterator[EpochDone]:
-        """Let every member learn, then weigh them by their forecasts of the validation rows.
+        """Let every member learn, then weigh them by their forecasts of the validation rows. One that cannot learn is
+        left out and told in `failed`; one that is given no weight is not asked to.
 
-        Raises UsageError for weights by errors without such rows.
+        Raises UsageError for weights by errors without such rows, and what the first member raises when all fail.
         """
         if valid is None and self._how == "inverse_error":
             raise UsageError(f"model {self.name!r} has no validation days to weigh its members by; set how=mean")
-        checked = {}
-        for member, model in self._models.items():
-            yield from model.fit(windows, train, valid)
+        given = self._given() if self._how == "given" else dict.fromkeys(self._models, 1.0)
+        checked: dict[str, Floats] = {}
+        failures: dict[str, DataError] = {}
+        for member in [member for member, weight in given.items() if weight]:
+            model = self._models[member]
+            try:
+                yield from model.fit(windows, train, valid)
+                if valid is not None and self._how == "inverse_error":
+                    judged = model
+                    if learns_from_validation(member):
+                        judged = self._made(member)
+                        yield from judged.fit(windows, train, None)
+                    checked[member] = judged.fields(windows, valid)[f"forecast_{member}"]
+            except DataError as error:
+                failures[member], given[member] = error, 0.0
+                continue
             self.trained_through = max(self.trained_through, model.trained_through)
-            if valid is not None and self._how == "inverse_error":
-                judged = model
-                if learns_from_validation(member):
-                    judged = self._made(member)
-                    yield from judged.fit(windows, train, None)
-                checked[member] = judged.fields(windows, valid)[f"forecast_{member}"]
-        if self._how == "given":
-            total = sum(self._given().values())
-            self._weights = Weights({member: weight / total for member, weight in self._given().items()}, 0)
-        elif valid is None or self._how == "mean":
-            self._weights = Weights.fit(dict.fromkeys(self._models, np.empty((0, 0))), np.empty((0, 0)), "mean")
+        if not any(given.values()):
+            raise next(iter(failures.values()))
+        self.failed = {member: str(error) for member, error in failures.items()}
+        if valid is None or self._how != "inverse_error":
+            shares, cells = {member: weight / sum(given.values()) for member, weight in given.items()}, 0
         else:
             truth = windows.label[valid[0] : valid[1]]
-            self._weights = Weights.fit(checked, truth, self._how)
+            found = Weights.fit(checked, truth, self._how)
+            shares, cells = {**given, **found.values}, found.cells
             known = np.flatnonzero(~np.isnan(truth).all(axis=1))
             self.trained_through = max(self.trained_through, valid[0] + int(known[-1]) + windows.horizon)
+        self._weights = Weights(shares, cells)
+        self._learned = [member for member, weight in given.items() if weight]
 
     def parts(self, windows: Windows, rows: Rows) -> dict[str, Floats]:
         """Field -> (rows, N) forecasts of each member that counts, fractions, NaN = none."""
@@ -139,9 +156,10 @@ class Ensemble:
 
     def refit_settings(self) -> dict[str, Value]:
         """The members' own, and the weights that were found."""
-        settings: dict[str, Value] = {**self.settings, "how": "given"}
-        for member, model in self._models.items():
-            own = {**model.refit_settings(), "weight": self._weights.values[member]}
+        weights = {f"{member}.weight": weight for member, weight in self._weights.values.items()}
+        settings: dict[str, Value] = {**self.settings, "how": "given", **weights}
+        for member in self._learned:
+            own = self._models[member].refit_settings()
             settings |= {f"{member}.{key}": value for key, value in own.items() if f"{member}.{key}" in settings}
         return settings
 
@@ -149,15 +167,16 @@ class Ensemble:
         return {
             "weights": dict(self._weights.values),
             "cells": self._weights.cells,
-            "members": {member: model.document() for member, model in self._models.items()},
+            "failed": self.failed,
+            "members": {member: self._models[member].document() for member in self._learned},
         }
 
     def weights(self) -> bytes | None:
         """A ZIP archive of the members' own files, stored as they are."""
         content = io.BytesIO()
         with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
-            for member, model in self._models.items():
-                own = model.weights()
+            for member in self._learned:
+                own = self._models[member].weights()
                 if own is not None:
                     archive.writestr(zipfile.ZipInfo(_file(member)), own)  # without a date: equal models, equal bytes
         return content.getvalue()
@@ -166,15 +185,19 @@ class Ensemble:
         try:
             values = {member: float(document["weights"][member]) for member in self._models}
             self._weights = Weights(values, int(document["cells"]))
-            fitted = {member: dict(document["members"][member]) for member in self._models}
-        except (KeyError, TypeError, ValueError) as error:
+            self.failed = {str(member): str(reason) for member, reason in dict(document["failed"]).items()}
+            fitted = {member: dict(each) for member, each in dict(document["members"]).items()}
+            self._learned = [member for member in self._models if member in fitted]
+            if lacking := [member for member, weight in values.items() if weight and member not in fitted]:
+                raise KeyError(lacking[0])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"the card of model {self.name!r} does not describe an ensemble ({error})") from error
         shares = np.array(list(values.values()))
         if not (np.isfinite(shares).all() and (shares >= 0.0).all() and np.isclose(shares.sum(), 1.0)):
             raise DataError(f"the card of model {self.name!r} has weights that are no shares of 1")
-        own = _unpacked(self.name, weights or b"", [_file(each) for each in self._models if entry(each).suffix])
-        for member, model in self._models.items():
-            model.restore(fitted[member], own.get(_file(member)))
+        own = _unpacked(self.name, weights or b"", [_file(each) for each in self._learned if entry(each).suffix])
+        for member in self._learned:
+            self._models[member].restore(fitted[member], own.get(_file(member)))
 
     def _made(self, member: str) -> Model:
         """A fresh member: its own settings, and those of the windows, which all share."""
@@ -189,6 +212,11 @@ class Ensemble:
 
     def _example(self) -> str:
         return f"{next(iter(self._models))}.weight=1"
+
+
+def _mean_square(errors: Floats) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.mean(errors**2))
 
 
 def check_how(how: str, known: Sequence[str]) -> None:

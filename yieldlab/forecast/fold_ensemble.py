@@ -28,6 +28,7 @@ from yieldlab.forecast.fold_runs import (
     Job,
     Stop,
     carry_out,
+    failures_of,
     finished_runs,
     forecast_rows,
 )
@@ -79,6 +80,12 @@ def walk_forward_ensemble(
         "members": {name: folder.id for name, folder in found.items()},
     }
     chunks = {name: folder.chunks() for name, folder in found.items()}
+    for name, folder in found.items():
+        if lost := {fold.number for fold in steps} - set(chunks[name]) - set(failures_of(folder.path)):
+            raise DataError(
+                f"run {folder.id} has lost its forecasts of fold {min(lost)}; "
+                f"`{_command(name, panel, plan, horizon)} --fresh` makes them anew"
+            )
     truth = np.full(panel.shape, np.nan)
     truth[:-horizon] = panel.raw("apy")[horizon:]
 
@@ -171,9 +178,14 @@ def _finished(
         if name not in found:
             raise DataError(
                 f"the ensemble has no finished walk-forward of {name!r} with the same folds on this data; "
-                f"`yieldlab models walk-forward {' '.join([name, *_flags(panel, plan, horizon)])}` makes one"
+                f"`{_command(name, panel, plan, horizon)}` makes one"
             )
     return {name: found[name] for name in members}
+
+
+def _command(name: str, panel: Panel, plan: FoldPlan, horizon: int) -> str:
+    """What walks a member forward with these folds."""
+    return " ".join(["yieldlab models walk-forward", name, *_flags(panel, plan, horizon)])
 
 
 def _flags(panel: Panel, plan: FoldPlan, horizon: int) -> Iterator[str]:

@@ -8,7 +8,7 @@ frequent each class was in training. The first half says when to stop adding tre
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,10 @@ OBJECTIVE = "multi:softprob"
 
 #: A calibration needs so many samples of every class.
 SAMPLES_PER_CLASS = 20
+
+#: What the columns of families of protocols begin with, and the features that have to have a value in training.
+FAMILY = "family_"
+NEEDED = ("apy_percent", "tvl_usd")
 
 #: Probabilities below are taken as this before their logarithm.
 LEAST_PROBABILITY = 1e-9
@@ -85,7 +89,7 @@ class RiskClassifier:
         happened = self.labels(windows)
         names, values = _inputs(windows)
         self._names = names
-        t, n, label = _labelled(windows, train, happened)
+        t, n, label = _labelled(*windows.samples(train, labelled=False), happened)
         counts = np.bincount(label, minlength=len(CLASSES))
         if not t.size:
             raise DataError(
@@ -97,7 +101,16 @@ class RiskClassifier:
                 f"all {t.size:,} training samples are of risk class {CLASSES[label[0]]}, so there is nothing to tell "
                 "apart; use a longer history, more pools or other thresholds"
             )
+        if not counts[HIGH]:
+            raise DataError(
+                f"none of the {t.size:,} training samples is of risk class high, so nothing is learned of it; use a "
+                "longer history, more pools or other thresholds"
+            )
+        for name in NEEDED:
+            if np.isnan(values[t, n, names.index(name)]).all():
+                raise DataError(f"the feature {name} has no value on any of the {t.size:,} training samples")
         self.trained_through = int(t.max()) + windows.horizon
+        self._families = tuple(name for name in families(names) if values[t, n, names.index(name)].any())
         self._priors = counts / counts.sum()
         learned = self._matrix(values, t, n, label)
         checked, kept = None, None
@@ -116,11 +129,16 @@ class RiskClassifier:
         self, windows: Windows, values: Floats, valid: Rows, happened: Floats
     ) -> tuple[xgb.DMatrix, tuple[Ints, Ints, Ints]]:
         """What says when to stop (the first half of the days), and the samples to calibrate on (the second)."""
-        t, n, label = _labelled(windows, valid, happened)
+        t, n, label = _labelled(*self._samples(windows, values, valid), happened)
         if not t.size:
             raise DataError("there is no validation day with a risk label, so nothing can be stopped by it")
         self.trained_through = max(self.trained_through, int(t.max()) + windows.horizon)
         first = t <= np.median(t)
+        if not self._priors[label[first]].any():
+            raise DataError(
+                f"the validation days to stop by have no other risk class than {CLASSES[label[0]]}, which no training "
+                "sample is of; use a longer history, more pools or other thresholds"
+            )
         return self._matrix(values, t[first], n[first], label[first]), (t[~first], n[~first], label[~first])
 
     def _calibrate(self, values: Floats, kept: tuple[Ints, Ints, Ints] | None) -> None:
@@ -151,11 +169,12 @@ class RiskClassifier:
         return labels(windows.panel, horizon=horizon, deviation_days=min(30, horizon), **thresholds)
 
     def probabilities(self, windows: Windows, rows: Rows) -> Floats:
-        """(rows, N, 3) calibrated probability of each class, NaN where no window may be used."""
+        """(rows, N, 3) calibrated probability of each class, NaN where no window may be used and for pools of a family
+        of protocols that the training never saw."""
         names, values = _inputs(windows)
         if names != self._names:
             raise DataError(f"model {self.name!r} was trained with other features than this panel gives")
-        t, n = windows.samples(rows, labelled=False)
+        t, n = self._samples(windows, values, rows)
         result = np.full((rows[1] - rows[0], windows.shape[1], len(CLASSES)), np.nan)
         if t.size:
             result[t - rows[0], n] = self._calibrated(self._answers(values, t, n))
@@ -171,10 +190,14 @@ class RiskClassifier:
 
     def report(self, windows: Windows, rows: Rows) -> RiskReport:
         """How it does on days that it should not have learned from. Raises DataError when none has a label."""
-        t, n, label = _labelled(windows, rows, self.labels(windows))
+        probabilities = self.probabilities(windows, rows)
+        given = ~np.isnan(probabilities[:, :, HIGH])
+        t, n, label = _labelled(*windows.samples(rows, labelled=False), self.labels(windows))
+        known = given[t - rows[0], n]
+        t, n, label = t[known], n[known], label[known]
         if not t.size:
-            raise DataError(f"none of the {rows[1] - rows[0]} days reported on has a risk label")
-        found = self.probabilities(windows, rows)[t - rows[0], n]
+            raise DataError(f"none of the {rows[1] - rows[0]} days reported on has a risk label and a class given")
+        found = probabilities[t - rows[0], n]
         priors = np.broadcast_to(self._priors, found.shape)
         high = label == HIGH
         return RiskReport(
@@ -205,6 +228,7 @@ class RiskClassifier:
         return {
             "features": list(self._names),
             "classes": list(CLASSES),
+            "families": list(self._families),
             "priors": self._priors.tolist(),
             "calibration": self.calibration,
             "coefficients": None if self._coefficients is None else self._coefficients.tolist(),
@@ -218,6 +242,7 @@ class RiskClassifier:
     def restore(self, document: Mapping[str, Any], weights: bytes | None) -> None:
         try:
             self._names = tuple(document["features"])
+            self._families = tuple(map(str, document["families"]))
             self._priors = np.array(document["priors"], dtype=np.float64)
             self.calibration = str(document["calibration"])
             given = document["coefficients"]
@@ -227,11 +252,26 @@ class RiskClassifier:
             if self._coefficients is not None:
                 fits = self._coefficients.shape == (len(CLASSES), len(CLASSES) + 1)
                 sound = sound and fits and np.isfinite(self._coefficients).all()
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"the card of model {self.name!r} does not describe risk classes ({error})") from error
         if not sound:
             raise DataError(f"the card of model {self.name!r} has no usable priors or calibration")
         self._booster = booster_of(self.name, weights, OBJECTIVE, self._names)
+
+    def unseen(self, windows: Windows) -> list[str | None]:
+        """Of each pool the family of its protocol if the training never saw one of it, else None."""
+        names, values = _inputs(windows)
+        own = [
+            next((each for each in families(names) if values[0, pool, names.index(each)]), "")
+            for pool in range(windows.shape[1])
+        ]
+        return [None if each in self._families else each.removeprefix(FAMILY) for each in own]
+
+    def _samples(self, windows: Windows, values: Floats, rows: Rows) -> tuple[Ints, Ints]:
+        """As `Windows.samples`, of the pools whose family of protocols the training saw."""
+        t, n = windows.samples(rows, labelled=False)
+        known = values[0][:, [self._names.index(name) for name in self._families]].any(axis=1)[n]
+        return t[known], n[known]
 
     def _matrix(self, values: Floats, t: Ints, n: Ints, label: Ints | None = None) -> xgb.DMatrix:
         """Inputs, and with labels the weights that make every class of the training count the same."""
@@ -273,15 +313,20 @@ def log_loss(label: Ints, probabilities: Floats) -> float:
     return float(-np.log(np.maximum(came, LEAST_PROBABILITY)).mean())
 
 
+def families(names: Sequence[str]) -> list[str]:
+    """The columns that say of which family of protocols a pool is."""
+    return [name for name in names if name.startswith(FAMILY)]
+
+
 def _inputs(windows: Windows) -> tuple[tuple[str, ...], Floats]:
-    """Names, and (T, N, F) values."""
+    """Names, and (T, N, F) values, within what trees hold in single precision."""
     made = risk_features(windows.panel)
-    return tuple(made), np.stack(list(made.values()), axis=2)
+    largest = float(np.finfo(np.float32).max)
+    return tuple(made), np.clip(np.stack(list(made.values()), axis=2), -largest, largest)
 
 
-def _labelled(windows: Windows, rows: Rows, happened: Floats) -> tuple[Ints, Ints, Ints]:
-    """Rows, pools and classes of the usable samples with a label."""
-    t, n = windows.samples(rows, labelled=False)
+def _labelled(t: Ints, n: Ints, happened: Floats) -> tuple[Ints, Ints, Ints]:
+    """Of samples the rows, pools and classes of those with a label."""
     known = ~np.isnan(happened[t, n])
     return t[known], n[known], happened[t[known], n[known]].astype(np.int64)
 

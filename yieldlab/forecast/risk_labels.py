@@ -3,9 +3,9 @@
 Row t of a pool is labelled from rows t+1 .. t+horizon, and from rows up to t only where its own past is the measure:
 
 - **high** (2): its lowest TVL is below `1 - tvl_fall_high` of today's; or its lowest APY is below `1 - apy_fall_high`
-  of the mean APY of the 7 rows that end today; or it vanishes: no APY was observed in the last half of those rows,
-  `ceil(horizon / 2)`, so one that falls silent within the first half and stays so counts, and a shorter gap does not;
-  nor does it count where no other pool was observed in them either.
+  of the mean APY of the 7 rows that end today, if that is above 0; or it vanishes: no APY was observed in the last
+  half of those rows, `ceil(horizon / 2)`, so one that falls silent within the first half and stays so counts, and a
+  shorter gap does not; nor does it count where no other pool was observed in them either.
 - **medium** (1): its lowest TVL is below `1 - tvl_fall_medium` of today's; or the sample deviation of its APY over the
   next `deviation_days` is above the `deviation_quantile` of all its deviations over as many days known today.
 - **low** (0): none of these.
@@ -77,7 +77,7 @@ def labels(
     # A comparison with NaN is false: a sign that cannot be seen is not there.
     high = (
         (tvl_low < (1.0 - tvl_fall_high) * tvl[:later])
-        | (apy_low < (1.0 - apy_fall_high) * mean)
+        | ((mean > 0.0) & (apy_low < (1.0 - apy_fall_high) * mean))
         | _vanished(panel.listed("apy"), horizon)
     )
     medium = (tvl_low < (1.0 - tvl_fall_medium) * tvl[:later]) | (ahead[:later] > threshold[:later])

@@ -105,6 +105,8 @@ class Target:
     @classmethod
     def restore(cls, kind: str, document: Mapping[str, Any]) -> Self:
         """The target of `document()`. Raises KeyError, TypeError or ValueError when it is none."""
+        if document["transform"]["kind"] != "asinh":
+            raise ValueError(f"unknown transform {document['transform']['kind']!r}")
         size = float(document["transform"]["apy_percent_size"])
         centre, spread = float(document["target"]["centre"]), float(document["target"]["spread"])
         if not np.isfinite([size, centre, spread]).all() or size <= 0.0 or spread <= 0.0:
@@ -227,7 +229,7 @@ class Scaler:
         try:
             found = {name: tuple(document[name]) for name in cls.__slots__}
             sizes, means, scales = (np.array(found[name], np.float64) for name in ("sizes", "means", "scales"))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError("the model's card has no usable scaler") from error
         named = all(isinstance(name, str) for key in ("names", "protocols", "seen") for name in found[key])
         fit = all(

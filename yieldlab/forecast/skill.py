@@ -5,7 +5,9 @@ The measures are defined in `forecast.evaluate`, whose tables they fill.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +26,9 @@ _MIN_POOLS = 3
 
 #: The ends of a 95 % interval.
 _ENDS = (0.025, 0.975)
+
+#: Blocks that have to fit in the days, so that an interval means something.
+_MIN_BLOCKS = 3
 
 
 class Resampling(NamedTuple):
@@ -45,14 +50,17 @@ class Resampling(NamedTuple):
 
     def intervals(self, daily: Floats) -> Floats:
         """(M, 2) the ends of the skill of each model against the first, from sums of errors a day (M, D); every model
-        has the same draws. NaN where two blocks do not fit, or the first has no error in some draw."""
+        has the same draws. NaN where three blocks do not fit, or the first has no error in some draw."""
         models, days = daily.shape
-        if days < 2 * self.block_days:
+        blocks = days // self.block_days
+        if blocks < _MIN_BLOCKS:
             return np.full((models, 2), np.nan)
         drawn = self.drawn(daily)
         if not bool(np.all(drawn[0] > 0.0)):
             return np.full((models, 2), np.nan)
-        return np.asarray(np.quantile(1.0 - drawn / drawn[0], _ENDS, axis=1).T)
+        skill = (1.0 - daily.sum(axis=1) / daily[0].sum())[:, None]
+        ends = np.quantile(1.0 - drawn / drawn[0], _ENDS, axis=1).T
+        return np.asarray(skill + (ends - skill) * widening(blocks))
 
 
 def measured(
@@ -99,6 +107,29 @@ def measured(
     for each, (low, high) in zip(rows, resampling.intervals(np.array(daily)), strict=True):
         each |= {"skill_low": float(low), "skill_high": float(high)}
     return rows
+
+
+def widening(blocks: int) -> float:
+    """What an interval that rests on so many blocks is stretched by: from few, a deviation comes out too small, and is
+    known too badly for a normal distribution. Student's takes its place, with one degree of freedom less than blocks.
+    """
+    freedom = blocks - 1
+    low, high = 0.0, math.pi / 2.0
+    while high - low > 1e-15:
+        middle = (low + high) / 2.0
+        low, high = (low, middle) if _within(middle, freedom) > _ENDS[1] - _ENDS[0] else (middle, high)
+    return math.sqrt(freedom) * math.tan(low) / NormalDist().inv_cdf(_ENDS[1]) * math.sqrt(blocks / freedom)
+
+
+def _within(angle: float, freedom: int) -> float:
+    """The chance that Student's |t| is at most sqrt(freedom) tan(angle): Abramowitz & Stegun 1964, 26.7.3 and 4."""
+    cosine, term, total = math.cos(angle), 1.0, 0.0
+    odd = freedom % 2
+    for power in range(odd, freedom - 1, 2):
+        total += term * cosine**power
+        term *= (power + 1) / (power + 2)
+    total *= math.sin(angle)
+    return (angle + total) * 2.0 / math.pi if odd else total
 
 
 def _sums(daily: Floats, days: int) -> Floats:

@@ -6,7 +6,7 @@ stop by, 10 % to test on, each purged so that no label reaches into the next par
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -53,15 +53,19 @@ def day_of(panel: Panel, row: int) -> str:
 def reusable(name: str, given: Mapping[str, Value], panel: Panel, folder: Path) -> Card | None:
     """The released model, when it was trained with these settings on this very panel and its file is whole."""
     try:
-        card = find(released_name(name), folder)
-        for each in (card, find(f"{name}_best", folder)):
-            weights_of(each)
+        cards = [find(stem, folder) for stem in (released_name(name), f"{name}_best")]
+        for card in cards:
+            weights_of(card)
     except DataError:
         return None
-    same = card.versions == versions() and all(
-        card.data.get(key) == value for key, value in _origin(panel, settings_of(name, given)).items()
+    wanted = _origin(panel, settings_of(name, given))
+    same = all(
+        card.model == name
+        and card.versions == versions()
+        and all(card.data.get(key) == value for key, value in wanted.items())
+        for card in cards
     )
-    return card if same and card.model == name else None
+    return cards[0] if same else None
 
 
 def train(
@@ -92,6 +96,8 @@ def train(
         released = make(name, best.refit_settings())
         yield Stage("refitting through the validation days", windows.samples(through, labelled=True)[0].size)
         yield from released.fit(windows, through, None)
+        # Weights and the number of epochs were chosen by validation labels, whatever the refit itself has read.
+        released.trained_through = max(best.trained_through, released.trained_through)
     data: dict[str, object] = {
         **_origin(panel, settings),
         "split": {part: _days(panel, getattr(split, part)) for part in ("train", "valid", "test")},
@@ -138,9 +144,8 @@ def forecast_today(panel: Panel, model: Model, *, trained_through: str) -> pl.Da
             f"no pool has the {windows.lookback} days of history up to {day} that a forecast needs; "
             "bring newer data in, or choose an earlier day with --as-of"
         )
-    seen = _protocols_seen(model)
-    unseen = np.array([seen is not None and protocol not in seen for protocol in protocols])
-    if lacking.all() and unseen[usable].all():
+    unseen = _unseen(model, windows)
+    if lacking.all() and all(unseen[i] for i in np.flatnonzero(usable)):
         names = ", ".join(sorted({protocols[i] for i in np.flatnonzero(usable)}))
         raise DataError(f"the model saw none of this panel's protocols in training: {names}; train it on this data")
     if lacking.all():
@@ -148,7 +153,8 @@ def forecast_today(panel: Panel, model: Model, *, trained_through: str) -> pl.Da
             f"model {model.name!r} has no forecast for any pool of {day}: none was among the pools of its training "
             "with all the days that it reads; train it on this data"
         )
-    reasons = [_reason(*each) for each in zip(lacking, usable, unseen, protocols, strict=True)]
+    now = ~np.isnan(windows.last[last])
+    reasons = [_reason(*each) for each in zip(lacking, now, usable, unseen, strict=True)]
     return pl.DataFrame(
         [
             pl.Series("pool_id", panel.pool_ids, dtype=pl.String),
@@ -162,23 +168,29 @@ def forecast_today(panel: Panel, model: Model, *, trained_through: str) -> pl.Da
     )
 
 
-def _protocols_seen(model: Model) -> Sequence[str] | None:
-    """The protocols of the training, of a model that forecasts for no other."""
+def _unseen(model: Model, windows: Windows) -> list[str | None]:
+    """Of each pool the kind that no pool of the training had, of a model that answers for no other; else None."""
+    if model.name == RISK:
+        families: list[str | None] = getattr(model, "unseen")(windows)  # noqa: B009  # only the classifier has any
+        return [each and f"the family {each} of protocols" for each in families]
     document: Mapping[str, Any] = model.document()
     scalers = [each.get("scaler") for each in document.get("members", {"": document}).values()]
     if not all(isinstance(scaler, dict) for scaler in scalers):
-        return None
-    return sorted({protocol for scaler in scalers for protocol in scaler["seen"]})
+        return [None] * windows.shape[1]
+    seen = {protocol for scaler in scalers for protocol in scaler["seen"]}
+    return [None if protocol in seen else f"protocol {protocol}" for protocol in windows.block.protocols]
 
 
-def _reason(lacking: bool, usable: bool, unseen: bool, protocol: str) -> str | None:
+def _reason(lacking: bool, now: bool, usable: bool, unseen: str | None) -> str | None:
     """Why a pool has no forecast."""
     if not lacking:
         return None
+    if not now:
+        return "no APY now"
     if not usable:
-        return "too little history or no APY now"
+        return "too few days of history"
     if unseen:
-        return f"no pool of protocol {protocol} was in the model's training"
+        return f"no pool of {unseen} was in the model's training"
     return "not among the pools of the model's training, or a gap in the days that it reads"
 
 
@@ -190,7 +202,7 @@ def _tested(model: Model, windows: Windows, split: Split) -> tuple[dict[str, obj
     forecast = np.full(windows.shape, np.nan)
     begin, end = split.test
     forecast[begin:end] = model.fields(windows, split.test)[f"forecast_{model.name}"]
-    test = compare(windows.panel, {model.name: forecast}, horizon=windows.horizon)
+    test = compare(windows.panel, {model.name: forecast}, horizon=windows.horizon, rows=split.test)
     row = next(row for row in test.overall.to_dicts() if row["model"] == model.name)
     if model.name == ENSEMBLE:
         missing = np.isnan(list(_parts(model, windows, split.test).values())).any(axis=0)

@@ -186,7 +186,7 @@ class NetForecaster:
             self._target = Target.restore(str(self.settings["target"]), document)
             epochs = self._whole("epochs")
             self.history = [EpochDone(e, epochs, loss, valid, best) for e, loss, valid, best in document["history"]]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"the card of model {self.name!r} does not describe a net") from error
         self._net = self._made(0)
         try:
