@@ -29,6 +29,10 @@ class MemoryLimitError(UsageError):
     """The work asked for does not fit the memory limit, whatever the chunk size."""
 
 
+class MissingPackageError(UsageError):
+    """What was asked for needs a package that is not installed."""
+
+
 class DataError(YieldlabError):
     """Data that is missing, stale, unreadable or fails its check."""
 

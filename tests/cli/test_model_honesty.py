@@ -43,7 +43,10 @@ def test_days_without_forecasts_are_told(yieldlab, lab: Path) -> None:
     walked(yieldlab, "ewma", "--start", "2025-06-01")
     told = yieldlab("backtest", "lstm_top", "--set", "model=ewma", "--start", "2025-01-01")
     assert told.code == 0
-    assert "forecast_ewma has forecasts for 2025-06-01 to 2026-02-10 only" in told.err
+    assert (
+        "forecast_ewma has forecasts for 2025-06-01 to 2026-02-10, and none for any pool on 151 days between"
+        in told.err
+    )
     assert "forecast_ewma for 2025-06-01 to 2026-02-10, of run" in told.out.replace("\n", " ")
     swept = yieldlab("sweep", "run", "lstm_top", "--grid", "model=ewma", "--grid", "top_n=1,2", "--json")
     assert any("forecast_ewma has forecasts" in warning for warning in swept.document["warnings"])

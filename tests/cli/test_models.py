@@ -299,7 +299,7 @@ def test_ctrl_c_ends_after_the_fold_in_work_and_the_same_command_goes_on(
         told = yieldlab("models", "walk-forward", "ar", "ewma", *YEARLY)
     assert told.code == 130
     assert "stopping after this fold" in told.err
-    assert "Interrupted: the same command goes on" in told.out
+    assert "Interrupted: the same command, without --fresh, goes on" in told.out
     [run] = (lab / "data" / "runs").iterdir()
     assert json.loads((run / "manifest.json").read_text())["status"] == "interrupted"
     assert yieldlab("models", "eval", "ar").code == 3  # an unfinished run answers for nothing

@@ -179,9 +179,8 @@ def test_too_little_to_learn_from_is_told() -> None:
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(UsageError, match="setting lags of model 'ar' must be 1 or more, not 0"):
         make("ar", {"lags": 0})
-    model, windows = fitted("ewma", tiny_panel(), halflife=0.0)
-    with pytest.raises(UsageError, match="halflife must be a number of rows above 0"):
-        forecast(model, windows)
+    with pytest.raises(UsageError, match="setting halflife of model 'ewma' must be above 0"):
+        make("ewma", {"halflife": 0.0})
     for value in (2.5, None, float("inf"), float("nan")):
         with pytest.raises(UsageError, match="setting lags of model 'ar' takes a whole number"):
             make("ar", {"lags": value})

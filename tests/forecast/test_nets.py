@@ -215,10 +215,10 @@ def test_the_state_that_is_kept_is_the_best_on_validation_and_learning_stops_in_
 
 
 def test_every_epoch_learns_with_dropout_and_is_checked_without(panel: Panel) -> None:
-    _, first, second = learn(quick(epochs=3, learning_rate=0.0, weight_decay=0.0, dropout=0.5, batch=10_000), panel)
+    _, first, second = learn(quick(epochs=3, learning_rate=1e-300, weight_decay=0.0, dropout=0.5, batch=10_000), panel)
     assert first.valid_loss == second.valid_loss
     assert first.train_loss != pytest.approx(second.train_loss, rel=1e-6)
-    first, second = learn(quick(epochs=2, learning_rate=0.0, weight_decay=0.0, dropout=0.0, batch=10_000), panel)
+    first, second = learn(quick(epochs=2, learning_rate=1e-300, weight_decay=0.0, dropout=0.0, batch=10_000), panel)
     assert first.train_loss == pytest.approx(second.train_loss, rel=1e-6)
 
 
@@ -248,11 +248,17 @@ def test_what_a_fit_has_seen_is_its_last_label(panel: Panel) -> None:
 
 
 def test_a_stride_learns_from_every_so_manieth_day(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each pool, and not the same days of all: with a stride of 7 no weekday is left out."""
     seen: list[np.ndarray] = []
     fit = training.Scaler.fit
-    monkeypatch.setattr(training.Scaler, "fit", lambda windows, t, n: (seen.append(t), fit(windows, t, n))[1])
-    learn(quick(stride=5), panel)
-    assert set(seen[0].tolist()) <= set(range(0, 80, 5))
+    monkeypatch.setattr(training.Scaler, "fit", lambda windows, t, n: (seen.append((t, n)), fit(windows, t, n))[1])
+    learn(quick(stride=3), panel)
+    for pool in (0, 1, 2):
+        days = seen[0][0][seen[0][1] == pool]
+        assert set(np.diff(days) % 3) == {0}
+    assert {(int(t) % 3, int(n)) for t, n in zip(*seen[0], strict=True)} == {(0, 0), (2, 1), (1, 2), (0, 3)}
+    with pytest.raises(UsageError, match=r"a stride of 1000 days leaves none of the [0-9]+ windows"):
+        learn(quick(stride=1000), panel)
 
 
 # -- forecasting ----------------------------------------------------------------------------------------------------
@@ -352,10 +358,13 @@ def test_too_little_to_learn_from_and_missing_features_are_told(panel: Panel) ->
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"heads": 3}, "settings of model 'lstm' make no net"),
-        ({"heads": 0}, "settings of model 'lstm' make no net"),
-        ({"hidden": 0}, "settings of model 'lstm' make no net"),
-        ({"dropout": 1.5}, "settings of model 'lstm' make no net"),
+        ({"heads": 3}, "setting heads of model 'lstm' must divide hidden_last, and 3 does not divide 8"),
+        ({"heads": 0}, "setting heads of model 'lstm' must be 1 or more, not 0"),
+        ({"hidden": 0}, "setting hidden of model 'lstm' must be 1 or more, not 0"),
+        ({"hidden": 10**12}, "settings of model 'lstm' make no net"),
+        ({"dropout": 1.0}, "setting dropout of model 'lstm' must be below 1, not 1.0"),
+        ({"learning_rate": 0.0}, "with a learning_rate of 0 model 'lstm' learns nothing"),
+        ({"threads": 1000}, "setting threads of model 'lstm' must be from 0 to 256, not 1000"),
         ({"loss": "hubert"}, "unknown loss 'hubert' of model 'lstm'; did you mean 'huber'"),
         ({"target": "levle"}, "unknown target 'levle' of model 'lstm'; did you mean 'level'"),
         ({"device": "gpu"}, "unknown device 'gpu'"),

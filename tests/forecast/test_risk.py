@@ -292,5 +292,5 @@ def test_a_card_that_is_not_its_own_is_refused(
 def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(UsageError, match="n_estimators"):
         classifier(n_estimators=0)
-    with pytest.raises(UsageError, match=r"tvl_fall_high must lie in \[0, 1\]"):
-        fitted(world(), tvl_fall_high=2.0)
+    with pytest.raises(UsageError, match="setting tvl_fall_high of model 'risk' is a share"):
+        classifier(tvl_fall_high=2.0)

@@ -528,7 +528,7 @@ def test_two_processes_do_not_work_on_one_study(panel: Panel, tmp_path: Path) ->
     study = ended(tune(panel, "ewma", SMALL, trials=1, folder=tmp_path)).study
     with (tmp_path / f"tuning-{study}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(DataError, match=f"another process is at work on the study {study}"):
+        with pytest.raises(UsageError, match=f"another process is at work on the study {study}"):
             list(tune(panel, "ewma", SMALL, trials=2, folder=tmp_path))
     assert len(ended(tune(panel, "ewma", SMALL, trials=2, folder=tmp_path)).trials) == 2
 

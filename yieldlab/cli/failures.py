@@ -47,7 +47,8 @@ def describe(error: Exception) -> tuple[str, int]:
         where = f" for {error.filename}" if isinstance(error, OSError) and error.filename else ""
         return f"no space left on the disk{where}; nothing was kept of the write that failed", 1
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{error.strerror} for {error.filename}; name a folder that can be written with --data or --out", 1
+        other = "name a folder that can be written with --data, --models or --out"
+        return f"{error.strerror} for {error.filename}; {other}", 1
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror.lower()}: {error.filename}", 1
     if isinstance(error, MemoryError):

@@ -125,20 +125,45 @@ def doubtful_deaths(
 
 def uncovered_days(panel: Panel, window: tuple[date | None, date | None]) -> list[str]:
     """A warning for each field of a model that says nothing on days of the window: there its strategy has no view."""
+    import numpy as np
+
+    from yieldlab.report.terminal import count
+
     t_start, t_end = panel.window(*window)
     first, last = (str(panel.times[t].astype("datetime64[D]")) for t in (t_start, t_end))
+    silent = {field: int(np.isnan(panel[field][t_start : t_end + 1]).all(axis=1).sum()) for field in panel.forecasts}
     return [
-        f"{field} has forecasts for {origin.first} to {origin.last} only; on other days between {first} and {last} a "
-        "strategy that needs it has no view and holds what on_empty says"
+        f"{field} has forecasts for {origin.first} to {origin.last}, and none for any pool on "
+        f"{count(silent[field], 'day')} between {first} and {last}: there a strategy that needs it has no view and "
+        "holds what on_empty says"
         for field, origin in panel.forecasts.items()
-        if origin.first > first or origin.last < last
+        if silent[field]
     ]
 
 
 def read_panel(store: Store, fields: Iterable[str], as_of: datetime | None) -> tuple[Panel, datetime]:
-    """The panel with these fields beside APY and TVL, and the store's cutoff it was read at."""
+    """The panel with these fields beside APY and TVL, and the store's cutoff it was read at.
+
+    Raises UsageError for a forecast of a model that there is not.
+    """
     cutoff = store.cutoff()
     wanted = list(dict.fromkeys(("apy", "tvl_usd", *fields)))
+    check_models(store, wanted)
     panel = store.panel(fields=wanted, as_of=as_of, ingested_by=cutoff)
     _log.debug("read %r from %r as stored by %s", panel, store, cutoff)
     return panel, cutoff
+
+
+def check_models(store: Store, fields: Iterable[str]) -> None:
+    """Raise UsageError for a forecast that no model of ours makes and no run in the store has."""
+    from yieldlab import schema
+    from yieldlab.forecast.registry import FORECASTERS
+
+    for field in fields:
+        name = field.removeprefix(schema.FORECAST)
+        if name == field or name in FORECASTERS:
+            continue
+        stored = {each for listed in store.forecast_runs()["fields"] for each in listed.split(",")}
+        if field not in stored:
+            own = [each.removeprefix(schema.FORECAST) for each in stored if each.startswith(schema.FORECAST)]
+            raise UsageError(f"no model {name!r} forecasts a yield{did_you_mean(name, {*FORECASTERS, *own})}")

@@ -73,6 +73,8 @@ def train(
         for name in names
         if not fresh and (card := training.reusable(name, given[name], panel, session.settings.models)) is not None
     }
+    if len(reused) < len(names):
+        check_writable(session.settings.models)
     for name in names:
         if name in reused:
             continue
@@ -101,7 +103,13 @@ def train(
             yield from trained_lines(each)
 
     cards = [*reused.values(), *(each.released for each in done)]
-    return Outcome({"models": [card_document(card) for card in cards]}, view)
+    failed = [
+        f"{member} could not learn and is no part of the {card.model}: {reason}"
+        for card in cards
+        for member, reason in card.fitted.get("failed", {}).items()
+    ]
+    data = {"models": [card_document(card) for card in cards]}
+    return Outcome(data, view, warnings=failed, exit_code=4 if failed else 0)
 
 
 @command(groups.models, "models walk-forward", settings=("data", "seed", "jobs"))
@@ -149,6 +157,12 @@ def walk_forward(
         else:
             make(name, given[name])
         horizon = int(str((given[name] if name == ENSEMBLE else settings_of(name, given[name]))["horizon"]))
+        gap = (horizon if purge is None else days("--purge", purge)) + days("--embargo", embargo)
+        if first is not None and first <= gap:
+            raise UsageError(
+                f"--start {start} is too early: a day to learn from and {gap} days of purge and embargo come before "
+                f"what is forecast, which begins on {panel.times[gap + 1].astype('datetime64[D]')} at the earliest"
+            )
         plans[name] = FoldPlan(
             folds,
             days("--train", train),
@@ -355,6 +369,20 @@ def trained_card(name: str, folder: Path) -> Card:
     return find(name, folder)
 
 
+def check_writable(folder: Path) -> None:
+    """See before a long training whether the folder can be made and written into, and leave nothing there.
+
+    Raises UsageError where a file is in its place, and OSError as the system does.
+    """
+    from tempfile import TemporaryFile
+
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise UsageError(f"{there} is a file; name a folder with --models")
+    with TemporaryFile(dir=there):
+        pass
+
+
 def is_there(name: str, folder: Path) -> bool:
     """Whether the folder holds a card of that name, or of the released model of that kind, whole or not."""
     from yieldlab.forecast.artifacts import CARD_SUFFIX
@@ -390,7 +418,8 @@ def _followed(session: Session, name: str, plan: FoldPlan, events: Iterator[obje
     from yieldlab.forecast.registry import ENSEMBLE
     from yieldlab.report.training import Walked
 
-    walked = Walked(name, plan)
+    lengths = [fold.train[1] - fold.train[0] for fold in plan.folds(panel.shape[0])]
+    walked = Walked(name, plan, (min(lengths), max(lengths)))
     done = 0
     with session.progress(f"walk-forward {name}") as progress:
         for event in events:

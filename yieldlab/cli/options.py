@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-Start = Annotated[str | None, typer.Option("--start", metavar="DATE", help="First day simulated.")]
+Start = Annotated[str | None, typer.Option("--start", metavar="DATE", help="First day simulated or measured.")]
 End = Annotated[str | None, typer.Option("--end", metavar="DATE", help="Last day simulated.")]
 AsOf = Annotated[
     str | None,

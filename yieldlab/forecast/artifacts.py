@@ -18,7 +18,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
-from yieldlab.errors import DataError, UsageError, did_you_mean
+from yieldlab.errors import DataError, MissingPackageError, UsageError, did_you_mean
 from yieldlab.forecast.protocol import Model
 from yieldlab.forecast.registry import MODELS, entry, make, released_name, settings_of
 
@@ -127,8 +127,8 @@ def read_card(path: Path) -> Card:
 def load(card: Card) -> Model:
     """The model that a card describes, ready to forecast.
 
-    Raises DataError when its weights are missing or are not those of the card, UsageError where its package is not
-    installed.
+    Raises DataError when its weights are missing or are not those of the card, MissingPackageError where its package
+    is not installed.
     """
     weights = weights_of(card)
     # Where a model learned does not bind where it is asked.
@@ -137,11 +137,12 @@ def load(card: Card) -> Model:
     }
     try:
         settings = settings_of(card.model, {**card.settings, **elsewhere})
-    except UsageError as error:
-        raise DataError(f"the card {card.path} is damaged: {error}") from error
-    model = make(card.model, settings)
-    try:
+        if missing := settings.keys() - card.settings.keys():
+            raise UsageError(f"it does not say its {min(missing)}")
+        model = make(card.model, settings)
         model.restore(card.fitted, weights)
+    except MissingPackageError:
+        raise
     except UsageError as error:  # settings that make no such model
         raise DataError(f"the card {card.path} is damaged: {error}") from error
     return model
@@ -162,11 +163,13 @@ def weights_of(card: Card) -> bytes | None:
 
 
 def listed(folder: Path) -> list[Card | tuple[Path, str]]:
-    """Every card of a folder by name; of one that cannot be read its path and the reason."""
+    """Every card of a folder by name; of one that cannot be read, or has lost its weights, its path and the reason."""
     found: list[Card | tuple[Path, str]] = []
     for path in sorted(folder.glob(f"*{CARD_SUFFIX}")) if folder.is_dir() else []:
         try:
-            found.append(read_card(path))
+            card = read_card(path)
+            weights_of(card)
+            found.append(card)
         except DataError as error:
             found.append((path, str(error)))
     return found

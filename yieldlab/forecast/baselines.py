@@ -81,6 +81,11 @@ class Persistence(_Baseline):
 class Ewma(_Baseline):
     """The exponentially weighted mean of all APYs so far; `halflife` in days."""
 
+    def __init__(self, name: str, settings: Mapping[str, Value]) -> None:
+        super().__init__(name, settings)
+        if not float(str(settings["halflife"])) > 0.0:
+            raise UsageError(f"setting halflife of model {name!r} must be above 0, not {settings['halflife']}")
+
     def _forecast(self, windows: Windows) -> Floats:
         return ewma(windows.last, float(str(self.settings["halflife"])))
 

@@ -100,8 +100,11 @@ class Ensemble:
         self._how = str(settings["how"])
         check_how(self._how, HOW)
         self._models = {member: self._made(member) for member in members_of(str(settings["members"]))}
-        if self._how == "given" and not any(self._given().values()):
+        given = self._given()
+        if self._how == "given" and not any(given.values()):
             raise UsageError(f"the weights of model {name!r} are all 0; give one a weight, as {self._example()}")
+        if self._how != "given" and set(given.values()) != {1.0}:
+            raise UsageError(f"weights of model {name!r} are given, and how is {self._how}; set how=given with them")
 
     def fit(self, windows: Windows, train: Rows, valid: Rows | None) -> Iterator[EpochDone]:
         """Let every member learn, then weigh them by their forecasts of the validation rows. One that cannot learn is

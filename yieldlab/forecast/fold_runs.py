@@ -167,7 +167,10 @@ def carry_out(
     folder = None if fresh else _same(root, manifest)
     if folder is not None and folder.status in ("complete", "partial"):
         recorded = folder.manifest
-        rows = _unseen(folder)
+        try:
+            rows = _unseen(folder)
+        except DataError as error:
+            raise DataError(f"{error}; the same command with --fresh makes another run") from error
         stored_as = _keep(store, folder, rows)
         yield Planned(folder.id, folder.path, job.model, len(job.folds), len(job.folds), reused=True)
         yield Finished(folder.id, folder.path, rows.height, recorded.failed, stored_as, reused=True)
@@ -331,7 +334,8 @@ def failures_of(path: Path) -> dict[int, str]:
 
 
 def _same(root: Path, wanted: Manifest) -> RunFolder | None:
-    """The latest run of the same input, a finished one first; one that is being worked on counts as unfinished."""
+    """The latest run of the same input. One that is later than a finished one was asked for afresh, so it is gone on
+    with; one that failed is not, where there is a finished one."""
     found = None
     for each in runs.listed(root):
         if each.kind != KIND:
@@ -344,7 +348,7 @@ def _same(root: Path, wanted: Manifest) -> RunFolder | None:
         ):
             continue
         if each.status in ("complete", "partial"):
-            return folder
+            return found if found is not None and found.status != "failed" else folder
         found = found or folder
     return found
 

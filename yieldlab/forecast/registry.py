@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from yieldlab.errors import UsageError, did_you_mean
+from yieldlab.errors import MissingPackageError, UsageError, did_you_mean
 from yieldlab.forecast.protocol import Model
 from yieldlab.forecast.windows import Windows
 from yieldlab.panel import Panel
@@ -130,11 +130,13 @@ MODELS: Mapping[str, Entry] = {
     ),
 }
 
-#: The largest number that a setting may be: what a 63-bit whole number holds.
+#: The largest number that a setting may be: what a 63-bit whole number holds; and the most threads.
 _MOST = 2**63 - 1
+_MOST_THREADS = 256
 
-#: Models that an ensemble can be made of.
-MEMBERS = tuple(name for name in MODELS if name not in (RISK, ENSEMBLE))
+#: Models that forecast a yield, and those that an ensemble can be made of.
+FORECASTERS = tuple(name for name in MODELS if name != RISK)
+MEMBERS = tuple(name for name in FORECASTERS if name != ENSEMBLE)
 
 
 def entry(name: str) -> Entry:
@@ -187,21 +189,23 @@ def settings_of(name: str, given: Mapping[str, Value] | None = None) -> dict[str
             raise UsageError(f"setting {key} of model {name!r} takes a {kind}, not {value!r}")
         if isinstance(value, int | float) and not 0 <= value <= _MOST:
             raise UsageError(f"setting {key} of model {name!r} must be from 0 to {_MOST:.0e}, not {value}")
+        if key.rpartition(".")[2] == "threads" and int(str(value)) > _MOST_THREADS:
+            raise UsageError(f"setting {key} of model {name!r} must be from 0 to {_MOST_THREADS}, not {value}")
     if name == ENSEMBLE:
         settings["members"] = " ".join(members_of(str(settings["members"])))
     return settings
 
 
 def make(name: str, given: Mapping[str, Value] | None = None) -> Model:
-    """A fresh model. Raises UsageError for a name or setting that does not exist, and where the package it needs is not
-    installed."""
+    """A fresh model. Raises UsageError for a name or setting that does not exist or cannot be, MissingPackageError
+    where the package it needs is not installed."""
     found, settings = entry(name), settings_of(name, given)
     try:
         maker = getattr(import_module(f"yieldlab.forecast.{found.module}"), found.maker)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] == "yieldlab":
             raise
-        raise UsageError(
+        raise MissingPackageError(
             f"model {name!r} needs the package {error.name.split('.')[0]}, which is not installed; "
             'get it with: pip install "yieldlab[ml]"'
         ) from None

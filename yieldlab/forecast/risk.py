@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
-from yieldlab.errors import DataError
+from yieldlab.errors import DataError, UsageError
 from yieldlab.folds import Rows
 from yieldlab.forecast.boosted_trees import (
     PREDICTED_TOGETHER,
@@ -83,6 +83,9 @@ class RiskClassifier:
         self.history: list[EpochDone] = []
         self.calibration = ""
         check_rounds(name, settings)
+        for key in THRESHOLDS:
+            if not float(str(settings[key])) <= 1.0:
+                raise UsageError(f"setting {key} of model {name!r} is a share from 0 to 1, not {settings[key]}")
 
     def fit(self, windows: Windows, train: Rows, valid: Rows | None) -> Iterator[EpochDone]:
         """Learn from the usable samples with a risk label; an event after each round."""

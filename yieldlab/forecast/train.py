@@ -86,7 +86,8 @@ def train(
     # The label of the last day that a part may use lies `horizon` days on: the test part needs no purge after it.
     split = chronological(panel.shape[0], purge=windows.horizon, begin=int(t[0]))
     best = make(name, settings)
-    yield Stage("learning", windows.samples(split.train, labelled=True)[0].size)
+    stride = int(str(settings.get("stride", 1)))
+    yield Stage("learning", windows.samples(split.train, labelled=True, stride=stride)[0].size)
     yield from best.fit(windows, split.train, split.valid)
     history = tuple(getattr(best, "history", ()))
     metrics, test = _tested(best, windows, split)
@@ -94,7 +95,8 @@ def train(
     if name != RISK:  # the classifier's calibration needs the validation days to stay unlearned
         through = (split.train[0], split.valid[1])
         released = make(name, best.refit_settings())
-        yield Stage("refitting through the validation days", windows.samples(through, labelled=True)[0].size)
+        samples = windows.samples(through, labelled=True, stride=stride)[0].size
+        yield Stage("refitting through the validation days", samples)
         yield from released.fit(windows, through, None)
         # Weights and the number of epochs were chosen by validation labels, whatever the refit itself has read.
         released.trained_through = max(best.trained_through, released.trained_through)

@@ -34,6 +34,9 @@ LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": nn.functional.mse_loss,
 }
 
+#: Settings that are numbers of something.
+_COUNTS = ("epochs", "batch", "stride", "hidden", "hidden_last", "heads", "width", "layers")
+
 #: Windows that are forecast together: what bounds the memory of a prediction.
 PREDICTED_TOGETHER = 4_096
 
@@ -63,9 +66,19 @@ class NetForecaster:
         check_target(name, str(settings["target"]))
         if (loss := str(settings["loss"])) not in LOSSES:
             raise UsageError(f"unknown loss {loss!r} of model {name!r}{did_you_mean(loss, LOSSES)}")
-        for key in ("epochs", "batch", "stride"):
-            if self._whole(key) < 1:
+        for key in _COUNTS:
+            if key in settings and self._whole(key) < 1:
                 raise UsageError(f"setting {key} of model {name!r} must be 1 or more, not {settings[key]}")
+        if not float(str(settings["learning_rate"])) > 0.0:
+            raise UsageError(f"with a learning_rate of 0 model {name!r} learns nothing; set one above 0")
+        if not float(str(settings["dropout"])) < 1.0:
+            raise UsageError(f"setting dropout of model {name!r} must be below 1, not {settings['dropout']}")
+        last = "width" if "width" in settings else "hidden_last"
+        if self._whole(last) % self._whole("heads"):
+            raise UsageError(
+                f"setting heads of model {name!r} must divide {last}, and {settings['heads']} does not divide "
+                f"{settings[last]}"
+            )
 
     # -- learning -----------------------------------------------------------------------------------------------
 
@@ -73,9 +86,7 @@ class NetForecaster:
         """Learn; an event after each epoch. The state kept is the best on validation, the last one without."""
         if threads := self._whole("threads"):
             torch.set_num_threads(threads)
-        t, n = windows.samples(train, labelled=True)
-        thinned = t % self._whole("stride") == 0
-        t, n = t[thinned], n[thinned]
+        t, n = windows.samples(train, labelled=True, stride=self._whole("stride"))
         self._scaler = Scaler.fit(windows, t, n)
         self._target = Target.fit(str(self.settings["target"]), windows, t, n)
         self.trained_through = int(t.max()) + windows.horizon

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yieldlab.errors import DataError, UsageError
+from yieldlab.errors import DataError, MissingPackageError, UsageError
 from yieldlab.folds import chronological
 from yieldlab.forecast.registry import RISK, entry, make, settings_of, windows_of
 from yieldlab.forecast.tuning_score import Laid, Pruned, lay_folds, metric, score
@@ -257,7 +257,7 @@ def _optuna() -> None:
     try:
         import optuna
     except ModuleNotFoundError as error:
-        raise UsageError(
+        raise MissingPackageError(
             f'tuning needs the package {error.name}, which is not installed; get it with: pip install "yieldlab[ml]"'
         ) from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -300,7 +300,7 @@ def _opened(path: Path, search: _Search, seed: int) -> Iterator[_Study]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DataError(f"another process is at work on the study {search.study} in {path}; wait for it") from None
+            raise UsageError(f"another process is at work on the study {search.study} in {path}; wait for it") from None
         with _kept(path, RuntimeError):  # so Optuna refuses the tables of another version
             url = sqlalchemy.URL.create("sqlite", database=str(path.absolute())).render_as_string(hide_password=False)
             storage = optuna.storages.RDBStorage(url.replace("{", "{{").replace("}", "}}"))

@@ -73,14 +73,22 @@ class Windows:
         """(T, N) of the panel."""
         return self.panel.shape
 
-    def samples(self, rows: Rows, *, labelled: bool) -> tuple[Ints, Ints]:
-        """`(t, n)` of every usable window that ends in `rows`, by t, then n; with `labelled` those with one."""
+    def samples(self, rows: Rows, *, labelled: bool, stride: int = 1) -> tuple[Ints, Ints]:
+        """`(t, n)` of every usable window that ends in `rows`, by t, then n; with `labelled` those with one. With a
+        `stride` every so many days of each pool, not the same days of all: a stride of 7 does not see Mondays alone.
+
+        Raises UsageError for a stride that leaves none of them.
+        """
         begin, end = max(0, rows[0]), min(rows[1], self.shape[0])
         chosen = self.usable[begin:end]
         if labelled:
             chosen = chosen & ~np.isnan(self.label[begin:end])
         t, n = np.nonzero(chosen)
-        return t + begin, n
+        t += begin
+        kept = (t + n) % stride == 0
+        if t.size and not kept.any():
+            raise UsageError(f"a stride of {stride} days leaves none of the {t.size:,} windows; give a shorter one")
+        return t[kept], n[kept]
 
     def position(self, t: Ints, n: Ints) -> Ints:
         """Where the windows that end at rows `t` of pools `n` are in `flat`."""

@@ -75,7 +75,7 @@ def _explained(evaluation: Evaluation) -> str:
     return (
         "Persistence says that today's APY stays. Errors in percentage points of APY (pp); skill is the MAE saved on "
         f"persistence, its interval from {count(evaluation.draws, 'draw')} of blocks of "
-        f"{count(evaluation.block_days, 'day')} (seed {evaluation.seed}); MASE over "
+        f"{count(evaluation.block_days, 'day')} (seed {evaluation.seed}), none where fewer than three fit; MASE over "
         f"{row['mase_pools']:,} of {count(row['pools'], 'pool')} with enough history before; rank correlation of a "
         f"day's pools, the mean of {_rank_days(evaluation.overall)} of {count(row['days'], 'day')}."
     )

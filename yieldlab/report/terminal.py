@@ -107,7 +107,8 @@ class Progress:
         """`done` of `total` are done; `note` says what is worth knowing meanwhile."""
         now = time.monotonic()
         rate = done / max(now - self._began, 1e-9)
-        count = f"{done:,}/{total:,} ({rate:,.0f}/s)"
+        pace = f"{rate:,.0f}/s" if rate >= 1.0 else f"{60.0 * rate:,.0f}/min"
+        count = f"{done:,}/{total:,} ({pace})"
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total, count=count, note=note)
         elif not self._quiet and now - self._spoke >= SECONDS_BETWEEN_LINES:

@@ -28,6 +28,8 @@ class Walked:
 
     model: str
     plan: FoldPlan
+    #: The fewest and the most days that a fold learns from.
+    learned: tuple[int, int]
     run_id: str = ""
     path: Path = Path()
     folds: int = 0
@@ -62,15 +64,16 @@ def walked_lines(walked: Sequence[Walked]) -> Iterator[RenderableType]:
     rows = []
     for each in walked:
         state = "interrupted" if each.interrupted else "unchanged, reused" if each.reused else "done"
-        state += f", {len(each.failures)} folds failed" if each.failures else ""
+        state += f", {count(len(each.failures), 'fold')} failed" if each.failures else ""
         through = " to ".join(each.trained) if each.trained else "-"
         rows.append([each.model, state, through, f"{each.folds:,}", f"{each.rows:,}"])
     yield table(["model", "state", "trained through", "folds", "forecasts"], rows, left=3)
-    plan = walked[-1].plan
-    yield note(
-        f"Folds: {plan.mode}, {plan.train} days to learn from, {plan.step} days forecast, {plan.purge} days purged and "
-        f"{plan.embargo} embargoed between"
-    )
+    told = {
+        _plan_words(each): [other.model for other in walked if _plan_words(other) == _plan_words(each)]
+        for each in walked
+    }
+    for words_of_plan, models in told.items():
+        yield note(f"Folds{'' if len(told) == 1 else ' of ' + ', '.join(models)}: {words_of_plan}")
     for each in walked:
         if each.weights:
             yield (
@@ -79,7 +82,16 @@ def walked_lines(walked: Sequence[Walked]) -> Iterator[RenderableType]:
             )
         yield f"Run {each.run_id}: {each.path}"
     if any(each.interrupted for each in walked):
-        yield "Interrupted: the same command goes on after the last finished fold"
+        yield "Interrupted: the same command, without --fresh, goes on after the last finished fold"
+
+
+def _plan_words(walked: Walked) -> str:
+    plan, (fewest, most) = walked.plan, walked.learned
+    days = count(most, "day") if fewest == most else f"{fewest:,} to {count(most, 'day')}"
+    return (
+        f"{plan.mode}, {days} to learn from, {count(plan.step, 'day')} forecast, {plan.purge} purged and "
+        f"{plan.embargo} embargoed between"
+    )
 
 
 def trained_lines(trained: Trained) -> Iterator[RenderableType]:
@@ -100,15 +112,12 @@ def card_lines(card: Card) -> Iterator[RenderableType]:
     if "confusion" in test:
         yield from _confusion(pl.DataFrame(_confusion_rows(test["confusion"]), orient="row"))
         yield from _risk_figures(test)
-        gains = sorted(test["importance"].items(), key=lambda each: -each[1])[:8]
-        yield "Gain: " + ", ".join(f"{name} {number(gain, 1)}" for name, gain in gains)
+        total = sum(test["importance"].values())
+        yield _gain({name: gain / total for name, gain in test["importance"].items()})
         yield note(f"Calibration: {test['calibration']}")
     elif test:
-        yield note(
-            f"Test: MAE {percent(test['mae'])}-points, skill against persistence {percent(test['skill'], 1)}"
-            if test.get("skill") is not None
-            else f"Test: MAE {percent(test.get('mae'))}-points"
-        )
+        skill = "" if test.get("skill") is None else f", skill against persistence {percent(test['skill'], 1)}"
+        yield note(f"Test of {card.model}_best: MAE {percent(test.get('mae'))}-points{skill}")
     if "weights" in card.fitted:
         yield note(f"Weights: {_weighed(card.fitted['weights'])}")
     if test.get("lacking"):
@@ -145,11 +154,11 @@ def today_lines(made: pl.DataFrame, card: Card) -> Iterator[RenderableType]:
 
 
 def models_lines(kinds: Mapping[str, str], cards: Sequence[Card], walked: pl.DataFrame) -> Iterator[RenderableType]:
-    """Every kind of model, what is trained of it and its latest forecasts."""
+    """Every kind of model, what is trained of it and the forecasts that a panel reads."""
     rows = []
     for name, meaning in kinds.items():
         trained = ", ".join(card.name for card in cards if card.model == name) or "-"
-        runs = walked.filter(pl.col("model") == name).sort("created_at").to_dicts()
+        runs = walked.filter(pl.col("model") == name).sort("known_at", "created_at").to_dicts()
         forecasts = f"{runs[-1]['first'].date()} to {runs[-1]['last'].date()}" if runs else "-"
         rows.append([name, meaning, trained, forecasts])
     yield words(["model", "what it is", "trained", "forecasts in the store"], rows)
@@ -175,8 +184,7 @@ def risk_lines(found: RiskOutcome) -> Iterator[RenderableType]:
     yield from _confusion(found.confusion)
     yield from _risk_figures(found.as_dict())
     if found.folds:
-        gains = list(found.importance.items())[:8]
-        yield "Share of gain: " + ", ".join(f"{name} {percent(share, 0)}" for name, share in gains)
+        yield _gain(found.importance)
         yield note(f"Probabilities calibrated in {found.calibrated:,} of {count(found.folds, 'fold')}")
 
 
@@ -195,7 +203,13 @@ def _risk_figures(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     ranked = "undefined, since nothing was high" if found["pr_auc_high"] is None else number(found["pr_auc_high"], 3)
     yield f"PR-AUC of high {ranked}, base rate {number(found['base_rate_high'], 3)}"
     if "log_loss_prior" in found:
-        base = f"by class frequency in training alone {number(found['log_loss_prior'], 3)}"
+        base, known = found["log_loss_prior"], "the classes' frequency in training"
     else:
-        base = f"by class frequency on these very days {number(found['log_loss_base'], 3)}"
-    yield f"Log loss {number(found['log_loss'], 3)}, {base}"
+        base, known = found["log_loss_base"], "the classes' frequency on these very days"
+    verdict = "beats" if found["log_loss"] < base else "does not beat"
+    yield f"Log loss {number(found['log_loss'], 3)} {verdict} {known}, {number(base, 3)}"
+
+
+def _gain(shares: Mapping[str, float]) -> str:
+    most = sorted(shares.items(), key=lambda each: -each[1])[:8]
+    return "Share of gain: " + ", ".join(f"{name} {percent(share, 0)}" for name, share in most)

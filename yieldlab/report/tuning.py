@@ -46,7 +46,8 @@ def tuned_lines(tuned: Tuned) -> Iterator[RenderableType]:
     for reason, times in Counter(each.reason for each in tuned.trials if each.reason).most_common(3):
         yield note(f"{count(times, 'trial')} failed: {reason}")
     yield f"Study {tuned.study}: {tuned.path}"
-    yield f"To use it: {command(tuned)}"
+    if tuned.default is None or tuned.value < tuned.default:
+        yield f"To use it: {command(tuned)}"
 
 
 def command(tuned: Tuned) -> str:
