@@ -39,6 +39,47 @@ def test_a_run_of_the_past_does_not_take_the_place_of_one_that_knew_more(yieldla
     assert past["data"]["panel"]["forecasts"]["forecast_ewma"]["last"] == "2025-09-01"
 
 
+def test_a_run_of_the_past_that_is_reused_is_not_stored_once_more(yieldlab, lab: Path) -> None:
+    walked(yieldlab, "ewma", "--as-of", "2025-09-01")
+    walked(yieldlab, "ewma")
+    assert walked(yieldlab, "ewma", "--as-of", "2025-09-01")[0]["reused"]
+    assert Store(lab / "data").forecast_runs().height == 2
+    listed = yieldlab("models", "list").out
+    assert "2026-02-10" in listed  # what a panel reads, not what was made last
+    assert "2025-09-01" not in listed
+
+
+def test_a_forecast_is_measured_on_its_own_day_and_not_as_long_as_it_is_carried(yieldlab, lab: Path) -> None:
+    walked(yieldlab, "ewma", "--as-of", "2025-09-01")
+    assert yieldlab("models", "eval", "ewma", "--json").document["data"]["last"] == "2025-09-01"
+
+
+def test_days_on_which_a_fold_failed_are_told_too(yieldlab, lab: Path) -> None:
+    store = Store(lab / "data")
+    walked(yieldlab, "ewma")
+    run = store.forecast_runs().row(0, named=True)
+    gone = pl.col("valid_at").dt.date().is_between(date(2025, 7, 1), date(2025, 7, 31))
+    rows = (
+        store.forecasts(run["run_id"])
+        .filter(~gone)
+        .select("field", "pool_id", "valid_at", "prediction", "trained_through")
+    )
+    store.add_forecasts(rows, {"model": "ewma", "horizon_days": 7, "settings_hash": "holes"})
+    told = yieldlab("backtest", "lstm_top", "--set", "model=ewma", "--start", "2025-06-01")
+    assert "none for any pool on 28 days between 2025-06-01 and 2026-02-10" in told.err  # three days are carried
+
+
+def test_a_forecast_of_no_model_is_a_wrong_name(yieldlab, lab: Path) -> None:
+    for name, sentence in (
+        ("foo", "no model 'foo' forecasts a yield"),
+        ("lsmt", "did you mean 'lstm'?"),
+        ("risk", "'risk'"),
+    ):
+        told = yieldlab("backtest", "lstm_top", "--set", f"model={name}")
+        assert told.code == 2, told.err
+        assert sentence in told.err
+
+
 def test_days_without_forecasts_are_told(yieldlab, lab: Path) -> None:
     walked(yieldlab, "ewma", "--start", "2025-06-01")
     told = yieldlab("backtest", "lstm_top", "--set", "model=ewma", "--start", "2025-01-01")

@@ -260,6 +260,42 @@ def test_an_ensemble_is_trained_of_the_models_named_beside_it_and_says_what_each
     assert told.document["data"]["models"][0]["settings"]["ar.lags"] == 5
 
 
+def test_a_folder_that_cannot_be_is_found_before_anything_is_learned(yieldlab, lab: Path) -> None:
+    (lab / "file").write_text("")
+    told = yieldlab("models", "train", "ar", "--models", "file/models")
+    assert told.code == 2
+    assert "file is a file; name a folder with --models" in told.err
+    assert "learning" not in told.err
+
+
+def test_a_model_that_has_lost_its_weights_is_not_listed_as_trained(yieldlab, lab: Path) -> None:
+    yieldlab("models", "train", "xgboost", *TREES, "--jobs", "1")
+    (lab / "models" / "xgboost_best.json").unlink()
+    told = yieldlab("models", "list", "--json")
+    assert told.code == 4
+    assert [card["path"] for card in told.document["data"]["trained"]] == ["models/xgboost_yield_predictor.card.json"]
+    assert "xgboost_best.json cannot be read" in told.document["warnings"][0]
+
+
+def test_a_member_that_could_not_learn_is_a_warning_and_code_4(yieldlab, empty: Path) -> None:
+    days = pl.datetime_range(pl.datetime(2024, 1, 1), pl.datetime(2024, 12, 31), "1d", eager=True)
+    frame = pl.DataFrame({"time": days, "pool_id": "a", "protocol": "aave-v3", "apy": 5.0, "tvl_usd": 1e6})
+    frame.write_parquet("still.parquet")
+    assert yieldlab("data", "import", "still.parquet").code in (0, 4)
+    told = yieldlab("models", "train", "ensemble", "--member", "ewma", "--member", "pool_mean", "--member", "xgboost")
+    assert told.code == 4, told.err
+    assert "xgboost could not learn and is no part of the ensemble: the APY to forecast never changes" in told.err
+
+
+def test_the_days_that_a_fold_learns_from_are_told_as_they_are(yieldlab, lab: Path) -> None:
+    told = yieldlab("models", "walk-forward", "ewma", "--start", "2022-06-01", "--step", "300d")
+    assert "rolling, 96 to 365 days to learn from" in told.out
+    told = yieldlab("models", "walk-forward", "ewma", "--start", "2022-02-20")
+    assert told.code == 2
+    assert "--start 2022-02-20 is too early" in told.err
+    assert "begins on 2022-02-26 at the earliest" in told.err
+
+
 def test_the_ensemble_names_the_member_that_has_not_been_run(yieldlab, lab: Path) -> None:
     told = yieldlab("models", "walk-forward", "ensemble", "--member", "ewma", "--member", "ar", *YEARLY)
     assert told.code == 3

@@ -363,3 +363,47 @@ def test_a_card_that_describes_no_ensemble_is_refused(card: Card, changes: dict[
     with pytest.raises(DataError) as told:
         load(read_card(card.path))
     assert "\n" not in str(told.value)
+
+
+def test_an_infinite_forecast_is_not_made_a_number() -> None:
+    said = {"a": np.array([[np.inf, np.inf, -np.inf]]), "b": np.array([[0.1, NAN, 0.1]])}
+    combined, lacking = Weights({"a": 0.5, "b": 0.5}, 1).combine(said)
+    np.testing.assert_array_equal(combined, [[np.inf, np.inf, -np.inf]])
+    assert lacking == 1
+    combined, _ = Weights({"a": 0.0, "b": 1.0}, 1).combine(said)
+    np.testing.assert_array_equal(combined, [[0.1, NAN, 0.1]])
+
+
+def test_a_member_that_is_infinite_on_validation_days_has_no_weight() -> None:
+    truth = np.array([[0.05, 0.06]])
+    wild = np.array([[np.inf, 0.06]])
+    assert Weights.fit({"a": wild, "b": truth + 0.01}, truth).values == {"a": 0.0, "b": 1.0}
+    with pytest.raises(DataError, match="each of a, b has an infinite forecast on the validation days"):
+        Weights.fit({"a": wild, "b": wild}, truth)
+
+
+def test_a_member_that_cannot_learn_is_left_out_and_told(panel: Panel, tmp_path: Path) -> None:
+    """A constant APY leaves trees nothing to learn, and a smoothed one still stands."""
+    still = panel.with_fields({"apy": np.where(np.isnan(panel.raw("apy")), NAN, 0.05)})
+    model = fitted(still, "ewma", "pool_mean", "xgboost")
+    assert list(model.failed) == ["xgboost"]
+    assert "never changes" in model.failed["xgboost"]
+    assert sum(model.document()["weights"].values()) == 1.0  # type: ignore[attr-defined]
+    assert model.document()["weights"]["xgboost"] == 0.0  # type: ignore[index]
+    windows = windows_of(still, model.settings)
+    made = model.fields(windows, TEST)["forecast_ensemble"]
+    assert np.nanmax(np.abs(made - 0.05)) < 1e-12
+    *_, last = train(still, "ensemble", of("ewma", "pool_mean", "xgboost"), folder=tmp_path)
+    assert isinstance(last, Trained)
+    assert list(last.released.metrics["test"]["failed"]) == ["xgboost"]
+    again = load(read_card(last.released.path))
+    assert isinstance(again, Ensemble)
+    np.testing.assert_allclose(again.fields(windows, TEST)["forecast_ensemble"], made, rtol=1e-12)
+    with pytest.raises(DataError, match="never changes"):
+        fitted(still, "lstm", "xgboost")
+
+
+def test_weights_that_would_not_count_are_refused() -> None:
+    for how in ("inverse_error", "mean"):
+        with pytest.raises(UsageError, match=f"how is {how}; set how=given with them"):
+            make("ensemble", of("ar", "ewma", how=how, **{"ar.weight": 2.0}))

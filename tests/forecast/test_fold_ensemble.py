@@ -193,6 +193,26 @@ def test_a_member_without_a_run_on_this_data_is_named_with_the_command_that_make
     assert len(runs.listed(tmp_path)) == 2
 
 
+def test_a_member_that_lost_a_fold_is_not_taken_for_one_that_failed_in_it(panel: Panel, tmp_path: Path) -> None:
+    walked(panel, tmp_path)
+    (folder,) = (each for each in runs.listed(tmp_path) if RunFolder(each.path).manifest.config["model"] == "ewma")
+    chunk = RunFolder(folder.path).chunks()[1]
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    with pytest.raises(
+        DataError, match=r"has lost its forecasts of fold 1; `yieldlab models walk-forward ewma .*--fresh`"
+    ):
+        combined(panel, tmp_path)
+    assert len(runs.listed(tmp_path)) == len(MEMBERS)
+
+
+def test_members_that_carried_values_otherwise_are_others(panel: Panel, tmp_path: Path) -> None:
+    walked(panel, tmp_path)
+    stale = Panel(panel.times, panel.pools, {name: panel.raw(name) for name in panel.fields}, max_stale_days=2)
+    assert stale.digest() == panel.digest()
+    with pytest.raises(DataError, match="no finished walk-forward of 'ewma'"):
+        combined(stale, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("members", "how", "match"),
     [

@@ -294,3 +294,75 @@ def test_settings_that_cannot_be_are_refused() -> None:
         classifier(n_estimators=0)
     with pytest.raises(UsageError, match="setting tvl_fall_high of model 'risk' is a share"):
         classifier(tvl_fall_high=2.0)
+
+
+def test_numbers_beyond_single_precision_are_no_obstacle() -> None:
+    """A simple rate of 9,500 % compounds to more than 1e36; it is the largest a tree can hold, not a failure."""
+    panel = world()
+    apy = panel.raw("apy").copy()
+    apy[100:110, 2], apy[640:650, 2] = 4.67e38, 1e140
+    tvl = panel.raw("tvl_usd").copy()
+    tvl[200:210, 3] = 1e-300
+    model, windows = fitted(panel.with_fields({"apy": apy, "tvl_usd": tvl}))
+    assert np.isfinite(model.fields(windows, TEST)["risk_prob_high"][windows.usable[TEST[0] : TEST[1]]]).all()
+
+
+def protocols(panel: Panel, *names: str) -> Panel:
+    pools = panel.pools.with_columns(pl.Series("protocol", [names[n % len(names)] for n in range(panel.shape[1])]))
+    return Panel(panel.times, pools, {name: panel.raw(name) for name in panel.fields})
+
+
+def test_a_family_of_protocols_that_training_never_saw_gets_no_class() -> None:
+    seen, other = protocols(world(), "aave-v3", "curve-dex"), protocols(world(), "compound-v3", "uniswap-v3")
+    model, _ = fitted(seen)
+    windows = windows_of(other)
+    found = model.fields(windows, TEST)
+    lending = np.arange(12) % 2 == 0
+    for values in found.values():
+        np.testing.assert_array_equal(~np.isnan(values), windows.usable[TEST[0] : TEST[1]] & lending)
+    assert model.unseen(windows) == [None, "amm"] * 6
+    again = classifier()
+    again.restore(json.loads(json.dumps(model.document())), model.weights())
+    assert again.unseen(windows) == model.unseen(windows)
+    report = model.report(windows, TEST)
+    assert report.samples == np.count_nonzero(
+        ~np.isnan(model.labels(windows)[TEST[0] : TEST[1]]) & windows.usable[TEST[0] : TEST[1]] & lending
+    )
+
+
+def test_a_panel_without_any_tvl_is_refused() -> None:
+    panel = world()
+    with pytest.raises(DataError, match=r"the feature tvl_usd has no value on any of the [0-9,]+ training samples"):
+        fitted(panel.with_fields({"tvl_usd": np.full(panel.shape, np.nan)}), apy_fall_high=0.1)
+
+
+def test_the_first_half_of_the_validation_days_stops_and_the_second_calibrates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def validation(self: RiskClassifier, *arguments: object) -> object:
+        checked, kept = whole(self, *arguments)  # type: ignore[arg-type]
+        given["stop"], given["calibrate"] = checked.get_label(), kept
+        return checked, kept
+
+    whole = RiskClassifier._validation
+    monkeypatch.setattr(RiskClassifier, "_validation", validation)
+    model, windows = fitted(world())
+    happened = model.labels(windows)
+    t, n = windows.samples(VALID, labelled=False)
+    known = ~np.isnan(happened[t, n])
+    t, n = t[known], n[known]
+    middle = np.median(t)
+    np.testing.assert_array_equal(given["stop"], happened[t[t <= middle], n[t <= middle]])
+    np.testing.assert_array_equal(given["calibrate"][:2], [t[t > middle], n[t > middle]])
+
+
+def test_validation_of_a_class_that_training_lacks_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    panel = world()
+    still = panel.with_fields({"apy": np.where(np.isnan(panel.raw("apy")), np.nan, 0.05)})
+    happened = labels(still, tvl_fall_medium=1.0, tvl_fall_high=0.2)
+    happened[VALID[0] :] = np.where(np.isnan(happened[VALID[0] :]), np.nan, 1.0)
+    monkeypatch.setattr(RiskClassifier, "labels", lambda self, windows: happened)
+    with pytest.raises(DataError, match="no other risk class than medium, which no training sample is of"):
+        fitted(still)

@@ -55,6 +55,17 @@ def test_tvl_must_fall_below_half_for_high_and_below_four_fifths_for_medium() ->
     assert given(one_pool(apy, [100.0, 100, 80.0, 100, 100, 100]))[:2] == [LOW, LOW]
 
 
+def test_a_yield_below_zero_collapses_no_further_by_staying_there() -> None:
+    assert given(one_pool([-0.01] * 8))[:4] == [LOW] * 4
+    assert given(one_pool([0.05] * 4 + [-0.01] * 8))[3] == HIGH
+
+
+def test_a_dip_of_today_is_no_fall_from_today() -> None:
+    apy = [0.05] * 6 + [0.001] + [0.05] * 6
+    assert given(one_pool(apy))[5] == HIGH
+    assert given(one_pool(apy))[6] == LOW
+
+
 def test_a_fall_is_measured_from_today_on_and_todays_own_does_not_count() -> None:
     assert given(one_pool([0.05] * 6, [100.0, 40, 40, 40, 40, 40]))[:2] == [HIGH, LOW]
 

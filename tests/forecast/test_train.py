@@ -90,14 +90,25 @@ def test_a_released_net_has_learned_for_the_epochs_of_the_best_one(panel: Panel,
     assert last.released.data["asked"] == {k: v for k, v in last.best.settings.items() if k != "threads"}
 
 
-@pytest.mark.parametrize("name", ["lstm", "ar"])
-def test_days_of_the_test_change_no_bit_of_a_model(name: str, panel: Panel, tmp_path: Path) -> None:
-    before, _ = trained(panel, name, tmp_path / "a")
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("lstm", {}),
+        ("lstm", {"stride": 7, "epochs": 4}),  # the last day learned from lies days before that of validation
+        ("ar", {}),
+        ("ensemble", {"members": "ewma persistence"}),  # nothing is fitted but the weights
+        ("ensemble", {"members": "ar ewma"}),
+    ],
+)
+def test_days_after_those_that_a_model_says_it_has_seen_change_no_bit_of_it(
+    name: str, given: dict[str, Value], panel: Panel, tmp_path: Path
+) -> None:
+    before, _ = trained(panel, name, tmp_path / "a", **given)
     cut = int(np.searchsorted(panel.times, np.datetime64(before.released.trained_through))) + 1
     changed = {field: panel.raw(field).copy() for field in panel.fields}
     for values in changed.values():
         values[cut:] *= 5.0
-    after, _ = trained(panel.with_fields(changed), name, tmp_path / "b")
+    after, _ = trained(panel.with_fields(changed), name, tmp_path / "b", **given)
     for one, other in ((before.best, after.best), (before.released, after.released)):
         assert (one.fitted, one.weights_sha256) == (other.fitted, other.weights_sha256)
 
@@ -169,8 +180,26 @@ def test_a_model_is_used_again_only_for_the_same_settings_and_data_and_when_it_i
     file.write_bytes(whole[:-1])
     assert reusable("lstm", TINY, panel, tmp_path) is None
     file.write_bytes(whole)
+    stale = Panel(panel.times, panel.pools, {name: panel.raw(name) for name in panel.fields}, max_stale_days=2)
+    assert stale.digest() == panel.digest()
+    assert reusable("lstm", TINY, stale, tmp_path) is None
+    for card in (last.best, last.released):
+        text = card.path.read_text()
+        for key, value in (("versions", {"torch": "1.0"}), ("data", {**card.data, "asked": {}})):
+            card.path.write_text(json.dumps({**json.loads(text), key: value}))
+            assert reusable("lstm", TINY, panel, tmp_path) is None
+        card.path.write_text(text)
+    assert reusable("lstm", TINY, panel, tmp_path) == last.released
     last.released.path.write_text("{")
     assert reusable("lstm", TINY, panel, tmp_path) is None
+
+
+@pytest.mark.parametrize("name", ["persistence", "pool_mean"])
+def test_a_test_is_of_the_test_days_alone(name: str, panel: Panel, tmp_path: Path) -> None:
+    last, _ = trained(panel, name, tmp_path)
+    assert last.test is not None
+    first, end = last.best.data["split"]["test"]
+    assert first <= last.test.first < last.test.last <= end
 
 
 # -- today ----------------------------------------------------------------------------------------------------------

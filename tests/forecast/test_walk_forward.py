@@ -241,6 +241,24 @@ def test_a_scaler_fitted_on_everything_is_found(panel: Panel, monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("line")
+def test_having_seen_the_first_day_that_is_forecast_is_one_day_too_much(
+    panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late(Line):
+        through = FIRST
+
+        def fit(self, windows: Windows, train: Rows, valid: Rows | None) -> Iterator[EpochDone]:
+            yield from super().fit(windows, train, valid)
+            self.trained_through = max(self.trained_through, self.through)
+
+    monkeypatch.setattr(module, "make", Late)
+    with pytest.raises(AuditError, match="fold 0 forecasts 2024-02-19"):
+        walked(panel, "line", tmp_path)
+    Late.through = FIRST - 1
+    assert isinstance(walked(panel, "line", tmp_path)[-1], Finished)
+
+
+@pytest.mark.usefixtures("line")
 def test_a_model_that_saw_what_it_forecasts_is_refused(
     panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,6 +369,24 @@ def test_a_reused_walk_is_again_the_one_that_the_panel_reads(panel: Panel, tmp_p
         assert last.reused
         assert last.stored_as == f"{mine.run_id}.2" == store.forecast_runs()["run_id"][-1]
     assert store.forecast_runs().height == 3
+
+
+def test_a_walk_asked_for_afresh_and_interrupted_is_gone_on_with(panel: Panel, tmp_path: Path) -> None:
+    once = walked(panel, "ar", tmp_path)[-1]
+
+    class Later:
+        requested = False
+
+    stop = Later()
+    for event in walk_forward(panel, "ar", SHORT, folds=PLAN, store=None, root=tmp_path, stop=stop, fresh=True):
+        stop.requested = stop.requested or isinstance(event, FoldDone)
+    assert isinstance(event, Interrupted)
+    first, *_, last = walked(panel, "ar", tmp_path)
+    assert isinstance(first, Planned)
+    assert isinstance(last, Finished)
+    assert isinstance(once, Finished)
+    assert (first.run_id, first.done, last.reused) == (event.run_id, 1, False)
+    assert last.run_id != once.run_id
 
 
 def test_a_walk_that_is_done_on_disk_is_brought_to_a_store_that_lacks_it(panel: Panel, tmp_path: Path) -> None:

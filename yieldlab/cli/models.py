@@ -106,7 +106,7 @@ def train(
     failed = [
         f"{member} could not learn and is no part of the {card.model}: {reason}"
         for card in cards
-        for member, reason in card.fitted.get("failed", {}).items()
+        for member, reason in card.metrics["test"].get("failed", {}).items()
     ]
     data = {"models": [card_document(card) for card in cards]}
     return Outcome(data, view, warnings=failed, exit_code=4 if failed else 0)

@@ -95,7 +95,7 @@ class Ensemble:
         self.name = name
         self.settings = dict(settings)
         self.trained_through = -1
-        #: Members that could not learn, and why.
+        #: Members that could not learn, and why; told by the training, and not kept.
         self.failed: dict[str, str] = {}
         self._how = str(settings["how"])
         check_how(self._how, HOW)
@@ -170,7 +170,6 @@ class Ensemble:
         return {
             "weights": dict(self._weights.values),
             "cells": self._weights.cells,
-            "failed": self.failed,
             "members": {member: self._models[member].document() for member in self._learned},
         }
 
@@ -188,7 +187,6 @@ class Ensemble:
         try:
             values = {member: float(document["weights"][member]) for member in self._models}
             self._weights = Weights(values, int(document["cells"]))
-            self.failed = {str(member): str(reason) for member, reason in dict(document["failed"]).items()}
             fitted = {member: dict(each) for member, each in dict(document["members"]).items()}
             self._learned = [member for member in self._models if member in fitted]
             if lacking := [member for member, weight in values.items() if weight and member not in fitted]:

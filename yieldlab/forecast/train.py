@@ -208,6 +208,7 @@ def _tested(model: Model, windows: Windows, split: Split) -> tuple[dict[str, obj
     row = next(row for row in test.overall.to_dicts() if row["model"] == model.name)
     if model.name == ENSEMBLE:
         missing = np.isnan(list(_parts(model, windows, split.test).values())).any(axis=0)
+        row["failed"] = dict(getattr(model, "failed"))  # noqa: B009  # only the ensemble has it
         row["lacking"] = int(np.count_nonzero(missing & ~np.isnan(forecast[begin:end])))
     return {"test": row}, test
 
