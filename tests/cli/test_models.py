@@ -275,6 +275,9 @@ def test_a_model_that_has_lost_its_weights_is_not_listed_as_trained(yieldlab, la
     assert told.code == 4
     assert [card["path"] for card in told.document["data"]["trained"]] == ["models/xgboost_yield_predictor.card.json"]
     assert "xgboost_best.json cannot be read" in told.document["warnings"][0]
+    told = yieldlab("models", "show", "xgboost_best")
+    assert told.code == 4
+    assert "xgboost_best.json cannot be read" in told.err
 
 
 def test_a_member_that_could_not_learn_is_a_warning_and_code_4(yieldlab, empty: Path) -> None:

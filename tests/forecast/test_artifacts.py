@@ -107,6 +107,14 @@ def test_damaged_weights_are_refused(card: Card) -> None:
     assert "cannot be read: No such file or directory; train the model again" in refusal(card.path)
 
 
+def test_weights_that_are_no_numbers_are_refused(card: Card) -> None:
+    file = card.path.parent / "lstm_best.pth"
+    state = torch.load(file, weights_only=True)
+    torch.save({name: torch.full_like(each, torch.nan) for name, each in state.items()}, file)
+    path = edited(card, weights_sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+    assert "the weights of model 'lstm' are not those of its card" in refusal(path)
+
+
 class Harm:
     """What, unpickled, would make a folder."""
 
@@ -146,6 +154,8 @@ def test_a_card_that_lies_about_its_net_is_refused(card: Card, panel: Panel) -> 
         {"settings": {**settings, "heads": 2.5}},
         {"settings": {**settings, "wings": 2}},
         {"settings": {**settings, "lookback": None}},
+        {"settings": {key: value for key, value in settings.items() if key != "dropout"}},
+        {"fitted": {**card.fitted, "transform": {**card.fitted["transform"], "kind": "log"}}},
         {"fitted": {}},
         {"fitted": {**card.fitted, "scaler": {}}},
         {"model": "gru"},

@@ -389,6 +389,15 @@ def test_a_walk_asked_for_afresh_and_interrupted_is_gone_on_with(panel: Panel, t
     assert last.run_id != once.run_id
 
 
+def test_a_finished_walk_that_is_damaged_says_how_to_get_another(panel: Panel, tmp_path: Path) -> None:
+    last = walked(panel, "ar", tmp_path)[-1]
+    assert isinstance(last, Finished)
+    file = last.path / "predictions.parquet"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(DataError, match="the same command with --fresh makes another run"):
+        walked(panel, "ar", tmp_path)
+
+
 def test_a_walk_that_is_done_on_disk_is_brought_to_a_store_that_lacks_it(panel: Panel, tmp_path: Path) -> None:
     walked(panel, "ar", tmp_path / "runs")
     last = walked(panel, "ar", tmp_path / "runs", store=Store(tmp_path))[-1]

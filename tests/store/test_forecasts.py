@@ -248,6 +248,7 @@ REFUSED = {
     "no whole horizon": (told(0.1), run(horizon_days=1.5), "must be a whole number > 0, not 1.5"),
     "an unknown column": (told(0.1), run(setings_hash="x"), "has no 'setings_hash'; did you mean 'settings_hash'"),
     "a day as text": (told(0.1), run(known_at="2024-01-01"), "known_at of a run of forecasts must be an instant"),
+    "known before it was learned": (told(0.1), run(known_at=day(2)), "trained through a later day than 2024-01-03"),
     "a run of that name": (told(0.1), run(run_id="first"), "the run first is stored already"),
 }  # fmt: skip
 

@@ -56,7 +56,7 @@ def demo(session: Session) -> Outcome:
     names = PLAIN if lacking else (*PLAIN, *LEARNED)
     left_out = f'{lacking[0]} is not installed; get it with: pip install "yieldlab[ml]"' if lacking else ""
     if not lacking:
-        session.say("fitting models on the days before; the first time this takes a minute or two")
+        session.say("models of the days before: fitted if they are not there yet, which takes a minute or two")
         missing = [model for model, settings in MODELS.items() if not _learn(session, model, first, settings)]
         if missing:
             names = PLAIN

@@ -125,7 +125,7 @@ def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A model, or a trained one as lstm_best.")],
 ) -> Outcome:
     """Show a model's settings and the card of a trained one."""
-    from yieldlab.forecast.artifacts import Card
+    from yieldlab.forecast.artifacts import Card, weights_of
     from yieldlab.forecast.registry import MODELS, known_settings
 
     card: Card | None = None
@@ -152,7 +152,13 @@ def show(
         "defaults": defaults,
         "card": None if card is None else card_document(card),
     }
-    return Outcome(data, view)
+    lost: list[str] = []
+    if card is not None:
+        try:
+            weights_of(card)
+        except DataError as error:
+            lost.append(str(error))
+    return Outcome(data, view, warnings=lost, exit_code=4 if lost else 0)
 
 
 def _run_of_risk(session: Session, panel: Panel) -> RunFolder | None:

@@ -259,16 +259,20 @@ def tune(
     given = settings_for(session, [name], sets)[name]
     panel, _ = read(session, as_of)
     last: tuning.Tuned | None = None
-    with session.progress(f"tune {name}") as progress:
-        for event in tuning.tune(
-            panel, name, given, trials=trials, folder=session.settings.data, seed=session.settings.seed
-        ):
-            match event:
-                case tuning.Tuned():
-                    last = event
-                case _:
-                    best = "" if event.best is None else f"best {event.best:.4f}"
-                    progress.update(event.number + 1, trials, best)
+    try:
+        with session.progress(f"tune {name}") as progress:
+            for event in tuning.tune(
+                panel, name, given, trials=trials, folder=session.settings.data, seed=session.settings.seed
+            ):
+                match event:
+                    case tuning.Tuned():
+                        last = event
+                    case _:
+                        best = "" if event.best is None else f"best {event.best:.4f}"
+                        progress.update(event.number + 1, trials, best)
+    except KeyboardInterrupt:
+        session.say("the same command goes on after the last finished trial")
+        raise
     assert last is not None  # the last event of every search
 
     def view() -> Iterator[RenderableType]:

@@ -204,6 +204,8 @@ class NetForecaster:
             with warnings.catch_warnings(action="ignore"):  # the sentence below says it
                 state = torch.load(io.BytesIO(weights or b""), map_location="cpu", weights_only=True)
             self._net.load_state_dict(state)
+            if not all(bool(torch.isfinite(each).all()) for each in self._net.parameters()):
+                raise ValueError("they are no numbers")
         except Exception as error:  # whatever a foreign file makes torch raise
             raise DataError(f"the weights of model {self.name!r} are not those of its card") from error
 

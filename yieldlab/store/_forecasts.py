@@ -96,6 +96,11 @@ def prepared(
     known_at = run.get("known_at") or created_at
     if not isinstance(known_at, datetime):
         raise DataError(f"known_at of a run of forecasts must be an instant, not {known_at!r}")
+    _refuse(
+        checked,
+        pl.col("trained_through") > pl.lit(utc(known_at), schema.UTC),
+        f"is by a model that was trained through a later day than {known_at}, when the run knew all that it says",
+    )
     ready = checked.with_columns(
         pl.lit(str(run["model"])).alias("model"),
         pl.lit(run_id).alias("run_id"),
