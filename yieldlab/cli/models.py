@@ -158,7 +158,7 @@ def walk_forward(
             make(name, given[name])
         horizon = int(str((given[name] if name == ENSEMBLE else settings_of(name, given[name]))["horizon"]))
         gap = (horizon if purge is None else days("--purge", purge)) + days("--embargo", embargo)
-        if first is not None and first <= gap:
+        if first is not None and first <= gap < panel.shape[0] - 1:
             raise UsageError(
                 f"--start {start} is too early: a day to learn from and {gap} days of purge and embargo come before "
                 f"what is forecast, which begins on {panel.times[gap + 1].astype('datetime64[D]')} at the earliest"
