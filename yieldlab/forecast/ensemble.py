@@ -3,7 +3,7 @@
 Weights come from the members' forecasts of validation rows, on the cells that all of them have, and what came true.
 With `inverse_error` they are proportional to 1 / MSE, where errors are those of `asinh(APY / c)` and c is the median
 size of the truth: one pool with an APY of 10,000 % does not decide alone. With `mean` all are the same, and with
-`given` they are the members' settings `weight`, as far as these add up to 1.
+`given` they are in proportion to the members' settings `weight`.
 
 The ensemble loads no library of its members: each is made by name.
 """

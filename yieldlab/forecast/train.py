@@ -100,6 +100,8 @@ def train(
         yield from released.fit(windows, through, None)
         # Weights and the number of epochs were chosen by validation labels, whatever the refit itself has read.
         released.trained_through = max(best.trained_through, released.trained_through)
+        if name == ENSEMBLE:
+            metrics["test"]["failed"] |= _failed(released)
     data: dict[str, object] = {
         **_origin(panel, settings),
         "split": {part: _days(panel, getattr(split, part)) for part in ("train", "valid", "test")},
@@ -196,7 +198,7 @@ def _reason(lacking: bool, now: bool, usable: bool, unseen: str | None) -> str |
     return "not among the pools of the model's training, or a gap in the days that it reads"
 
 
-def _tested(model: Model, windows: Windows, split: Split) -> tuple[dict[str, object], Evaluation | None]:
+def _tested(model: Model, windows: Windows, split: Split) -> tuple[dict[str, dict[str, Any]], Evaluation | None]:
     """What the test days say of the best state: its measures as the card keeps them."""
     if model.name == RISK:
         report = getattr(model, "report")(windows, split.test)  # noqa: B009  # only the classifier has one
@@ -208,9 +210,14 @@ def _tested(model: Model, windows: Windows, split: Split) -> tuple[dict[str, obj
     row = next(row for row in test.overall.to_dicts() if row["model"] == model.name)
     if model.name == ENSEMBLE:
         missing = np.isnan(list(_parts(model, windows, split.test).values())).any(axis=0)
-        row["failed"] = dict(getattr(model, "failed"))  # noqa: B009  # only the ensemble has it
+        row["failed"] = _failed(model)
         row["lacking"] = int(np.count_nonzero(missing & ~np.isnan(forecast[begin:end])))
     return {"test": row}, test
+
+
+def _failed(model: Model) -> dict[str, str]:
+    """The members of an ensemble that could not learn, and why."""
+    return dict(getattr(model, "failed"))  # noqa: B009  # only the ensemble has any
 
 
 def _parts(model: Model, windows: Windows, rows: Rows) -> dict[str, Floats]:
