@@ -151,6 +151,17 @@ def test_progress_without_a_terminal_is_a_line_every_30_seconds(monkeypatch: pyt
     ]
 
 
+def test_slow_progress_is_told_by_the_minute_and_none_promises_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 31.0, 120.0])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with terminal.Progress("walk", quiet=False) as progress:
+        progress.update(0, 8, "epoch 3")
+        progress.update(4, 8)
+    lines = sys.stderr.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines == ["walk: 0/8 (0/min); epoch 3", "walk: 4/8 (2/min), about 120 s left"]
+
+
 def test_progress_is_silent_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal, "SECONDS_BETWEEN_LINES", 0.0)
     monkeypatch.setattr(sys, "stderr", io.StringIO())

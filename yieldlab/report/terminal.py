@@ -113,8 +113,8 @@ class Progress:
             self._bar.update(self._task, completed=done, total=total, count=count, note=note)
         elif not self._quiet and now - self._spoke >= SECONDS_BETWEEN_LINES:
             self._spoke = now
-            left = (total - done) / rate if rate else float("inf")
-            print(f"{self._title}: {count}, about {left:,.0f} s left{'; ' + note if note else ''}", file=sys.stderr)
+            left = f", about {(total - done) / rate:,.0f} s left" if done else ""
+            print(f"{self._title}: {count}{left}{'; ' + note if note else ''}", file=sys.stderr)
 
     def say(self, line: str) -> None:
         """One line that stays, above the bar."""
