@@ -40,8 +40,8 @@ def test_a_run_of_the_past_does_not_take_the_place_of_one_that_knew_more(yieldla
 
 
 def test_a_run_of_the_past_that_is_reused_is_not_stored_once_more(yieldlab, lab: Path) -> None:
-    walked(yieldlab, "ewma", "--as-of", "2025-09-01")
     walked(yieldlab, "ewma")
+    walked(yieldlab, "ewma", "--as-of", "2025-09-01")
     assert walked(yieldlab, "ewma", "--as-of", "2025-09-01")[0]["reused"]
     assert Store(lab / "data").forecast_runs().height == 2
     listed = yieldlab("models", "list").out

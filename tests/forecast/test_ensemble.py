@@ -6,6 +6,7 @@ import io
 import json
 import math
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,17 @@ pytest.importorskip("xgboost", reason="needs the extra: ml")
 import torch
 
 from yieldlab.errors import DataError, UsageError
+from yieldlab.folds import Rows
 from yieldlab.forecast.artifacts import Card, load, read_card, save
+from yieldlab.forecast.baselines import AutoRegression
 from yieldlab.forecast.ensemble import Ensemble, Weights
 from yieldlab.forecast.fold_ensemble import walk_forward_ensemble
 from yieldlab.forecast.lstm import YieldForecaster
+from yieldlab.forecast.protocol import EpochDone
 from yieldlab.forecast.registry import known_settings, make, members_of, settings_of, windows_of
 from yieldlab.forecast.train import Trained, forecast_today, reusable, train
 from yieldlab.forecast.walk_forward import Finished, FoldPlan, walk_forward
+from yieldlab.forecast.windows import Windows
 from yieldlab.panel import Panel
 from yieldlab.space import Value
 from yieldlab.testing import assert_causal, tiny_panel
@@ -401,6 +406,24 @@ def test_a_member_that_cannot_learn_is_left_out_and_told(panel: Panel, tmp_path:
     np.testing.assert_allclose(again.fields(windows, TEST)["forecast_ensemble"], made, rtol=1e-12)
     with pytest.raises(DataError, match="never changes"):
         fitted(still, "lstm", "xgboost")
+
+
+def test_a_member_that_fails_only_in_the_refit_is_told_too(
+    panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = AutoRegression.fit
+
+    def failing(self: AutoRegression, windows: Windows, train: Rows, valid: Rows | None) -> Iterator[EpochDone]:
+        if train[1] > 90 and valid is None:  # through the validation days
+            raise DataError("the refit fails")
+        yield from fit(self, windows, train, valid)
+
+    monkeypatch.setattr(AutoRegression, "fit", failing)
+    *_, last = train(panel, "ensemble", of("ar", "ewma"), folder=tmp_path)
+    assert isinstance(last, Trained)
+    assert last.best.fitted["weights"]["ar"] > 0.0
+    assert last.released.fitted["weights"] == {"ar": 0.0, "ewma": 1.0}
+    assert last.released.metrics["test"]["failed"] == {"ar": "the refit fails"}
 
 
 def test_weights_that_would_not_count_are_refused() -> None:
