@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from yieldlab.forecast import fold_runs
+from yieldlab.forecast import fold_runs, registry
 from yieldlab.forecast.fold_ensemble import weights_of
 from yieldlab.runs import RunFolder
 from yieldlab.store import Store
@@ -296,7 +296,49 @@ def test_the_days_that_a_fold_learns_from_are_told_as_they_are(yieldlab, lab: Pa
     told = yieldlab("models", "walk-forward", "ewma", "--start", "2022-02-20")
     assert told.code == 2
     assert "--start 2022-02-20 is too early" in told.err
-    assert "begins on 2022-02-26 at the earliest" in told.err
+    assert "9 days of history lie before it, and 14 of purge and embargo come between" in told.err
+
+
+def test_a_card_that_tells_what_cannot_be_is_one_sentence(yieldlab, lab: Path) -> None:
+    yieldlab("models", "train", "ensemble", "--member", "ewma", "--member", "ar")
+    path = lab / "models" / "ensemble_yield_predictor.card.json"
+    whole = json.loads(path.read_text())
+    for changes in (
+        {"metrics": {"test": {**whole["metrics"]["test"], "mae": "x"}}},
+        {"fitted": {**whole["fitted"], "weights": ["ar"]}},
+        {"fitted": {**whole["fitted"], "weights": {"ar": "half"}}},
+        {"settings": {**whole["settings"], "members": "ar foo"}},
+    ):
+        path.write_text(json.dumps({**whole, **changes}))
+        told = yieldlab("models", "show", "ensemble")
+        assert told.code == 3, told.err
+        assert "is damaged" in told.err
+    path.write_text(json.dumps({**whole, "metrics": {}}))
+    assert yieldlab("models", "train", "ensemble", "--member", "ewma", "--member", "ar").code == 0
+
+
+def test_a_picture_that_cannot_be_drawn_is_found_before_anything_is_learned(
+    yieldlab, lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = registry.find_spec
+    monkeypatch.setattr(registry, "find_spec", lambda name: None if name == "matplotlib" else there(name))
+    told = yieldlab("models", "train", "xgboost", *TREES)
+    assert told.code == 2
+    assert (
+        'the learning curve needs the package matplotlib, which is not installed; get it with: pip install "yi'
+        in told.err
+    )
+    assert not (lab / "models").exists()
+    assert yieldlab("models", "train", "ewma").code == 0  # it has none
+
+
+def test_the_member_that_an_ensemble_of_the_past_lacks_is_one_of_the_past(yieldlab, lab: Path) -> None:
+    told = yieldlab("models", "walk-forward", "ensemble", "--member", "ewma", "--member", "ar", "--as-of", "2025-09-01")
+    assert "models walk-forward ar --as-of 2025-09-02T00:00:00+00:00` makes one" in told.err
+    told = yieldlab("models", "walk-forward", "ar", "--as-of", "2025-09-02T00:00:00+00:00")
+    assert told.code == 0
+    told = yieldlab("models", "walk-forward", "ensemble", "--member", "ewma", "--member", "ar", "--as-of", "2025-09-01")
+    assert "walk-forward ewma" in told.err
 
 
 def test_the_ensemble_names_the_member_that_has_not_been_run(yieldlab, lab: Path) -> None:

@@ -169,6 +169,10 @@ def test_a_card_that_lies_about_its_net_is_refused(card: Card, panel: Panel) -> 
         {"settings": []},
         {"fitted": None},
         {"trained_through": 7},
+        {"settings": {**settings, "lookback": 0}},
+        {"settings": {**settings, "features": "all"}},
+        {"metrics": {"test": 5}},
+        {"fitted": {**card.fitted, "scaler": {**card.fitted["scaler"], "means": ["x"] * 16}}},
         {"schema_version": 2},
         {"schema_version": "1"},
         {"schema_version": 0},
@@ -255,3 +259,31 @@ def test_a_save_that_fails_leaves_what_was_there(card: Card, lstm: Model, monkey
 def test_a_model_that_learned_on_an_accelerator_is_asked_anywhere(card: Card) -> None:
     edited(card, settings={**card.settings, "device": "cuda"})
     assert load(read_card(card.path)).settings["device"] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("name", "fitted_as"),
+    [
+        ("pool_mean", {"means": {"pool-00": "much"}}),
+        ("pool_mean", {"means": {"pool-00": None}}),
+        ("ar", {"size": 1.0, "coefficients": {"pool-00": {"a": 1}}}),
+        ("ar", {"size": "x", "coefficients": {}}),
+        ("ar", {"size": 1.0, "coefficients": {"pool-00": [1e400] * 8}}),
+    ],
+)
+def test_numbers_that_are_none_are_refused(
+    name: str, fitted_as: dict[str, object], panel: Panel, tmp_path: Path
+) -> None:
+    made = kept(fitted(name, panel), tmp_path, f"{name}_best")
+    assert "is damaged" in refusal(edited(made, fitted=fitted_as))
+
+
+def test_numbers_written_as_text_are_numbers(panel: Panel, tmp_path: Path) -> None:
+    """A scaler and coefficients whose numbers are text would otherwise fail in the middle of a forecast."""
+    made = kept(fitted("ar", panel), tmp_path, "ar_best")
+    rows = {pool: [str(each) for each in row] for pool, row in made.fitted["coefficients"].items()}
+    again = load(read_card(edited(made, fitted={**made.fitted, "coefficients": rows})))
+    windows = windows_of(panel, again.settings)
+    np.testing.assert_array_equal(
+        again.fields(windows, (80, 100))["forecast_ar"], load(made).fields(windows, (80, 100))["forecast_ar"]
+    )

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 pytest.importorskip("xgboost", reason="needs the extra: ml")
 
+import xgboost as xgb
+
 from yieldlab.causality import assert_causal
 from yieldlab.errors import DataError, UsageError
-from yieldlab.forecast.boosted_trees import BoostedTrees
+from yieldlab.forecast.boosted_trees import BoostedTrees, boost
 from yieldlab.forecast.registry import settings_of
 from yieldlab.forecast.windows import Windows
 from yieldlab.panel import Panel
@@ -233,9 +235,17 @@ def test_too_little_history_a_constant_yield_and_no_validation_are_told() -> Non
         ({"n_estimators": 0}, "n_estimators"),
         ({"max_depth": 0}, "max_depth"),
         ({"target": "levle"}, "did you mean 'level'"),
-        ({"subsample": 3.0}, "XGBoost does not take the settings of model 'xgboost'.*subsample"),
+        ({"subsample": 3.0}, "setting subsample of model 'xgboost' is a share above 0, 1 at the most"),
+        ({"colsample_bytree": 0.0}, "setting colsample_bytree of model 'xgboost' is a share above 0"),
+        ({"learning_rate": 0.0}, "with a learning_rate of 0 model 'xgboost' learns nothing"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(given: dict[str, Value], told: str) -> None:
     with pytest.raises(UsageError, match=told):
         fitted(world(days=320), **given)
+
+
+def test_what_xgboost_does_not_take_is_told_in_its_words() -> None:
+    matrix = xgb.DMatrix(np.zeros((4, 1)), np.arange(4.0))
+    with pytest.raises(UsageError, match="XGBoost does not take the settings of model 'xgboost'"):
+        list(boost("xgboost", settings_of("xgboost", {"n_estimators": 2}), {"objective": "no:such"}, matrix, None))

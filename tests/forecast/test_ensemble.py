@@ -119,7 +119,7 @@ def test_where_a_member_has_no_forecast_the_others_make_up_for_it_and_are_counte
 def test_a_cell_that_only_members_without_weight_forecast_has_no_forecast() -> None:
     values, lacking = Weights({"a": 1.0, "b": 0.0}, 7).combine({"a": np.array([[NAN]]), "b": np.array([[0.1]])})
     assert np.isnan(values).all()
-    assert lacking == 1
+    assert lacking == 0  # no forecast, so none that lacks a member
 
 
 # -- learning and forecasting ---------------------------------------------------------------------------------------
@@ -372,7 +372,7 @@ def test_a_card_that_describes_no_ensemble_is_refused(card: Card, changes: dict[
 
 def test_an_infinite_forecast_is_not_made_a_number() -> None:
     said = {"a": np.array([[np.inf, np.inf, -np.inf]]), "b": np.array([[0.1, NAN, 0.1]])}
-    combined, lacking = Weights({"a": 0.5, "b": 0.5}, 1).combine(said)
+    combined, lacking = Weights({"a": 0.5, "b": 0.5, "c": 0.0}, 1).combine({**said, "c": np.full((1, 3), NAN)})
     np.testing.assert_array_equal(combined, [[np.inf, np.inf, -np.inf]])
     assert lacking == 1
     combined, _ = Weights({"a": 0.0, "b": 1.0}, 1).combine(said)

@@ -226,6 +226,26 @@ def test_few_blocks_widen_an_interval_as_students_distribution_does(blocks: int)
     assert widening(blocks) == pytest.approx(expected, rel=1e-9)
 
 
+def test_an_interval_holds_its_skill_and_every_day_is_as_likely_in_a_draw() -> None:
+    """A model that is 10 % better on each day but the first, which costs it all: no draw may leave that day out more
+    often than another."""
+    daily = np.ones((2, 1_370))
+    daily[1] = 0.9
+    daily[1, 0] = 950.0
+    for seed in range(5):
+        low, high = Resampling(60, 500, seed).intervals(daily)[1]
+        skill = 1.0 - daily[1].sum() / daily[0].sum()
+        assert low <= skill <= high
+        assert low < 0.0
+    g = np.random.default_rng(1)
+    for _ in range(60):
+        daily = g.lognormal(0.0, 2.0, (2, 45))
+        low, high = Resampling(14, 100, 0).intervals(daily)[1]
+        assert low <= 1.0 - daily[1].sum() / daily[0].sum() <= high
+    ones = Resampling(7, 4_000, 0).drawn(np.eye(30))
+    np.testing.assert_allclose(ones.mean(axis=1), 1.0, atol=0.1)
+
+
 @pytest.mark.slow
 def test_of_two_equally_good_models_one_is_seldom_said_to_be_better() -> None:
     """2.5 % of the time, if intervals were exact; those of the plain percentiles were wrong five times as often."""

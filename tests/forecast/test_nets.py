@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import polars as pl
@@ -247,8 +248,17 @@ def test_what_a_fit_has_seen_is_its_last_label(panel: Panel) -> None:
     assert again.document() == model.document()
 
 
+def wider(panel: Panel) -> Panel:
+    """The panel with a pool more, first by name, which begins after the days learned from."""
+    pools = pl.concat([panel.pools.head(1).with_columns(pl.lit("a-newcomer").alias("pool_id")), panel.pools])
+    late = {name: np.column_stack([panel.raw(name)[:, 0], panel.raw(name)]) for name in panel.fields}
+    for values in late.values():
+        values[:100, 0] = np.nan
+    return Panel(panel.times, pools, late)
+
+
 def test_a_stride_learns_from_every_so_manieth_day(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each pool, and not the same days of all: with a stride of 7 no weekday is left out."""
+    """Of each pool, from a day on that its name decides: pools that come later change nothing of it."""
     seen: list[np.ndarray] = []
     fit = training.Scaler.fit
     monkeypatch.setattr(training.Scaler, "fit", lambda windows, t, n: (seen.append((t, n)), fit(windows, t, n))[1])
@@ -256,9 +266,16 @@ def test_a_stride_learns_from_every_so_manieth_day(panel: Panel, monkeypatch: py
     for pool in (0, 1, 2):
         days = seen[0][0][seen[0][1] == pool]
         assert set(np.diff(days) % 3) == {0}
-    assert {(int(t) % 3, int(n)) for t, n in zip(*seen[0], strict=True)} == {(0, 0), (2, 1), (1, 2), (0, 3)}
-    with pytest.raises(UsageError, match=r"a stride of 1000 days leaves none of the [0-9]+ windows"):
-        learn(quick(stride=1000), panel)
+    days = {panel.pool_ids[n]: {int(each) % 3 for each in seen[0][0][seen[0][1] == n]} for n in range(4)}
+    assert days == {f"pool-0{n}": {-crc32(f"pool-0{n}".encode()) % 3} for n in range(4)}
+    assert len(set(map(frozenset, days.values()))) > 1
+    with_others = wider(panel)
+    learn(quick(stride=3), with_others)
+    own = [with_others.pool_ids.index(each) for each in panel.pool_ids]
+    for n, place in enumerate(own):
+        np.testing.assert_array_equal(seen[0][0][seen[0][1] == n], seen[1][0][seen[1][1] == place])
+    with pytest.raises(UsageError, match=r"a stride of 1099511627776 days leaves none of the [0-9]+ windows"):
+        learn(quick(stride=2**40), panel)
 
 
 # -- forecasting ----------------------------------------------------------------------------------------------------

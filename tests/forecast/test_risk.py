@@ -330,6 +330,24 @@ def test_a_family_of_protocols_that_training_never_saw_gets_no_class() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"families": ["family_x"]},
+        {"families": []},
+        {"families": "abc"},
+        {"priors": [0.0, 0.0, 0.0]},
+        {"priors": [-1.0, 1.0, 1.0]},
+    ],
+)
+def test_a_document_that_cannot_be_is_refused(
+    changes: dict[str, object], learned: tuple[RiskClassifier, Windows]
+) -> None:
+    model, _ = learned
+    with pytest.raises(DataError, match="has no usable priors, families or calibration"):
+        classifier().restore({**model.document(), **changes}, model.weights())
+
+
 def test_a_panel_without_any_tvl_is_refused() -> None:
     panel = world()
     with pytest.raises(DataError, match=r"the feature tvl_usd has no value on any of the [0-9,]+ training samples"):

@@ -547,7 +547,10 @@ def test_the_report_names_the_best_trials_and_the_command(whole: Tuned, capsys: 
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "ewma: 6 trials, 6 complete"
     best = whole.settings["halflife"]
-    assert lines[3].split()[1:] == [f"{whole.value:.4f}", f"{best:g}"]
+    assert whole.persistence is not None
+    skill = 100.0 * (1.0 - whole.value / whole.persistence)
+    assert lines[3].split()[1:] == [f"{whole.value:.4f}", f"{skill:.1f}", "%", f"{best:g}"]
+    assert f"Skill is what is saved of persistence's {whole.persistence:.4f}" in " ".join(lines)
     assert command(whole) == f"yieldlab models train ewma --set horizon=3 --set lookback=5 --set halflife={best:g}"
     assert lines[-1] == f"To use it: {command(whole)}"
     assert any(f"The test days, from {whole.test_begin} on" in line for line in " ".join(lines).split("Score"))
@@ -557,3 +560,18 @@ def test_the_document_is_json(whole: Tuned) -> None:
     told = json.loads(json.dumps(document(whole)))
     assert told["settings"] == dict(whole.settings)
     assert [each["number"] for each in told["trials"]] == list(range(6))
+
+
+def test_persistence_scores_what_a_plain_loop_over_the_days_says(panel: Panel, whole: Tuned) -> None:
+    windows = Windows.of(panel, lookback=5, horizon=3)
+    first = int(windows.samples((0, panel.shape[0]), labelled=True)[0][0])
+    unseen = chronological(panel.shape[0], purge=3, begin=first).test[0]
+    windows = Windows.of(panel.head(unseen), lookback=5, horizon=3)
+    scores = []
+    for fold, _, _ in lay_folds(windows, (first, unseen - 3), whole.folds):
+        size = np.median(
+            [abs(windows.label[t, n]) for t, n in zip(*windows.samples(fold.train, labelled=True), strict=True)]
+        )
+        t, n = windows.samples(fold.predict, labelled=True)
+        scores.append(np.mean(np.abs(np.arcsinh(windows.last[t, n] / size) - np.arcsinh(windows.label[t, n] / size))))
+    assert whole.persistence == pytest.approx(np.mean(scores), rel=1e-9)

@@ -381,6 +381,11 @@ def test_a_walk_asked_for_afresh_and_interrupted_is_gone_on_with(panel: Panel, t
     for event in walk_forward(panel, "ar", SHORT, folds=PLAN, store=None, root=tmp_path, stop=stop, fresh=True):
         stop.requested = stop.requested or isinstance(event, FoldDone)
     assert isinstance(event, Interrupted)
+    begun = walk_forward(panel, "ar", SHORT, folds=PLAN, store=None, root=tmp_path, fresh=True)
+    next(begun)
+    begun.close()  # type: ignore[attr-defined]
+    newest = RunFolder(runs.listed(tmp_path)[0].path)
+    newest.update(status="failed")  # one that fails after it is not taken for it
     first, *_, last = walked(panel, "ar", tmp_path)
     assert isinstance(first, Planned)
     assert isinstance(last, Finished)

@@ -46,8 +46,8 @@ def spearman(xs: list[float], ys: list[float]) -> float | None:
 
 def draws_of_days(days: int, block: int, draws: int, seed: int) -> list[list[int]]:
     """Day numbers of each draw, block by block."""
-    begins = np.random.default_rng(seed).integers(0, days - block + 1, size=(draws, math.ceil(days / block)))
-    return [[day for begin in each for day in range(begin, begin + block)][:days] for each in begins.tolist()]
+    begins = np.random.default_rng(seed).integers(0, days, size=(draws, math.ceil(days / block)))
+    return [[day % days for begin in each for day in range(begin, begin + block)][:days] for each in begins.tolist()]
 
 
 def measures(
@@ -111,7 +111,8 @@ def measures(
         if all(each is not None for each in drawn):
             wider = stats.t.ppf(0.975, blocks - 1) / stats.norm.ppf(0.975) * math.sqrt(blocks / (blocks - 1))
             middle = skill(common)
-            ends = tuple(middle + wider * (float(end) - middle) for end in np.quantile(drawn, [0.025, 0.975]))
+            low, high = (float(end) for end in np.quantile(drawn, [0.025, 0.975]))
+            ends = middle - wider * max(0.0, middle - low), middle + wider * max(0.0, high - middle)
 
     return {
         "model": name,

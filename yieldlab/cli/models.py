@@ -59,13 +59,15 @@ def train(
     members of its own; their settings are as lstm.epochs=5, and epochs=5 is for all that have it.
     """
     from yieldlab.forecast import train as training
-    from yieldlab.forecast.registry import ENSEMBLE, make
+    from yieldlab.forecast.registry import ENSEMBLE, RISK, check_package, entry, make
 
     names = list(dict.fromkeys(names))
     members = members_for(names, member)
     given = settings_for(session, names, sets, {ENSEMBLE: {"members": " ".join(members)}})
     for name in names:
         make(name, given[name])  # what can be refused is refused before the first of them learns
+        if entry(name).needs and name != RISK:
+            check_package("matplotlib", "the learning curve")
     panel, _ = read(session, as_of)
     done: list[Trained] = []
     reused = {
@@ -82,7 +84,8 @@ def train(
             for event in training.train(panel, name, given[name], folder=session.settings.models):
                 match event:
                     case training.Stage():
-                        progress.say(f"{event.what}, {event.samples:,} samples")
+                        samples = "" if event.samples is None else f", {event.samples:,} samples"
+                        progress.say(f"{event.what}{samples}")
                     case training.Trained():
                         done.append(event)
                         if event.history:
@@ -106,7 +109,7 @@ def train(
     failed = [
         f"{member} could not learn and is no part of the {card.model}: {reason}"
         for card in cards
-        for member, reason in card.metrics["test"].get("failed", {}).items()
+        for member, reason in card.metrics.get("test", {}).get("failed", {}).items()
     ]
     data = {"models": [card_document(card) for card in cards]}
     return Outcome(data, view, warnings=failed, exit_code=4 if failed else 0)
@@ -158,10 +161,10 @@ def walk_forward(
             make(name, given[name])
         horizon = int(str((given[name] if name == ENSEMBLE else settings_of(name, given[name]))["horizon"]))
         gap = (horizon if purge is None else days("--purge", purge)) + days("--embargo", embargo)
-        if first is not None and first <= gap < panel.shape[0] - 1:
+        if first is not None and first <= gap:
             raise UsageError(
-                f"--start {start} is too early: a day to learn from and {gap} days of purge and embargo come before "
-                f"what is forecast, which begins on {panel.times[gap + 1].astype('datetime64[D]')} at the earliest"
+                f"--start {start} is too early: {first} days of history lie before it, and {gap} of purge and embargo "
+                "come between what is learned from and what is forecast"
             )
         plans[name] = FoldPlan(
             folds,

@@ -116,6 +116,12 @@ def read_card(path: Path) -> Card:
         if not isinstance(document[name], kind):
             raise DataError(f"the card {path} is damaged: {name} is {type(document[name]).__name__}")
     card = Card(path=path, **{name: document[name] for name in names})
+    if not isinstance(card.metrics.get("test", {}), dict):
+        raise DataError(f"the card {path} is damaged: its test is {type(card.metrics['test']).__name__}")
+    try:
+        settings_of(card.model, card.settings)
+    except UsageError as error:
+        raise DataError(f"the card {path} is damaged: {error}") from error
     if card.weights_file != _weights_file(card.model, card.name):
         raise DataError(
             f"the card {path} is of a model {card.model!r} with the file {card.weights_file or 'none'}, "

@@ -57,7 +57,7 @@ class _Baseline(ABC):
             setattr(self, name, document[name])
         try:
             sound = self._sound()
-        except (TypeError, ValueError, AttributeError):
+        except (TypeError, ValueError, AttributeError, OverflowError):
             sound = False
         if not sound:
             raise DataError(f"the card of model {self.name!r} is damaged: {' or '.join(self.fitted)} is no such thing")
@@ -103,7 +103,8 @@ class PoolMean(_Baseline):
         yield from ()
 
     def _sound(self) -> bool:
-        return bool(np.isfinite(np.array(list(self.means.values()), np.float64)).all())
+        self.means = {pool: float(mean) for pool, mean in self.means.items()}
+        return bool(np.isfinite(list(self.means.values())).all())
 
     def _forecast(self, windows: Windows) -> Floats:
         means = [self.means.get(pool, np.nan) for pool in windows.panel.pool_ids]
@@ -153,7 +154,9 @@ class AutoRegression(_Baseline):
         return int(str(self.settings["lags"]))
 
     def _sound(self) -> bool:
-        numbers = np.array([self.size, *(each for row in self.coefficients.values() for each in row)], np.float64)
+        self.size = float(self.size)
+        self.coefficients = {pool: [float(each) for each in row] for pool, row in self.coefficients.items()}
+        numbers = np.array([self.size, *(each for row in self.coefficients.values() for each in row)])
         whole = all(len(row) == self._lags + 1 for row in self.coefficients.values())
         return whole and self.size > 0.0 and bool(np.isfinite(numbers).all())
 

@@ -181,6 +181,11 @@ def check_rounds(name: str, settings: Mapping[str, Value]) -> None:
     for key in ("n_estimators", "max_depth"):
         if int(str(settings[key])) < 1:
             raise UsageError(f"setting {key} of model {name!r} must be 1 or more, not {settings[key]}")
+    if not float(str(settings["learning_rate"])) > 0.0:
+        raise UsageError(f"with a learning_rate of 0 model {name!r} learns nothing; set one above 0")
+    for key in ("subsample", "colsample_bytree"):
+        if not 0.0 < float(str(settings.get(key, 1.0))) <= 1.0:
+            raise UsageError(f"setting {key} of model {name!r} is a share above 0, 1 at the most, not {settings[key]}")
 
 
 def best_of(history: list[EpochDone]) -> int:

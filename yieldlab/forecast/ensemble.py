@@ -76,13 +76,14 @@ class Weights:
         return cls({name: share / total for name, share in shares.items()}, int(common.sum()))
 
     def combine(self, predictions: Mapping[str, Floats]) -> tuple[Floats, int]:
-        """The weighted mean, and how many cells lack a member's forecast: there the weights of those present are
-        scaled up to 1. NaN where none with a weight has one."""
-        values = np.stack([predictions[name] for name in self.values])
-        weights = np.array(list(self.values.values()))[:, None, None]
+        """The weighted mean of the members that have a weight, and how many of these forecasts lack one of them: there
+        the weights of those present are scaled up to 1. NaN where none has one."""
+        weighty = {name: weight for name, weight in self.values.items() if weight}
+        values = np.stack([predictions[name] for name in weighty])
+        weights = np.array(list(weighty.values()))[:, None, None]
         present = ~np.isnan(values)
         whole = np.sum(weights * present, axis=0)
-        weighed = np.sum(weights * np.where(present & (weights > 0.0), values, 0.0), axis=0)
+        weighed = np.sum(weights * np.where(present, values, 0.0), axis=0)
         combined = np.full(whole.shape, np.nan)
         np.divide(weighed, whole, out=combined, where=whole > 0.0)
         return combined, int(np.count_nonzero(present.any(axis=0) & ~present.all(axis=0)))
@@ -153,7 +154,7 @@ class Ensemble:
     def fields(self, windows: Windows, rows: Rows) -> dict[str, Floats]:
         """Weighted mean of the members' forecasts; of those that are there where one has none."""
         parts = self.parts(windows, rows)
-        weights = {f"forecast_{member}": weight for member, weight in self._weights.values.items() if weight}
+        weights = {f"forecast_{member}": weight for member, weight in self._weights.values.items()}
         values, _ = Weights(weights, self._weights.cells).combine(parts)
         return {f"forecast_{self.name}": values}
 

@@ -10,11 +10,12 @@ forecast less truth in APY fractions. What is undefined is null, never NaN or in
 - `smape`: mean of 2 |error| / (|truth| + |forecast|), 0 where both are 0; from 0 to 2. MAPE is not given: a truth near
   zero makes it meaningless.
 - `skill`: 1 - MAE / MAE of persistence; `skill_rmse` likewise of RMSE. `skill_low` and `skill_high` hold the middle
-  95 % of it under a moving-block bootstrap (Künsch 1989) of days: each draw strings whole blocks of days together,
-  chosen with repetition, to as many days as lie between the first and the last, and takes the same days of the model
+  95 % of it under a circular block bootstrap (Politis & Romano 1992) of days: each draw strings whole blocks of days
+  together, chosen with repetition, to as many days as lie between the first and the last, after which the first follows
+  again, and takes the same days of the model
   and of persistence. Blocks are `2 max(horizon, 7)` days long unless given (by lead: of that lead), because errors of
   neighbouring days share most of their future. Few blocks tell too little of how far skill strays, so the ends are
-  moved away from it by the ratio of Student's to the normal quantile and by sqrt(B / (B - 1)), B the whole blocks that
+  moved on from it by the ratio of Student's to the normal quantile and by sqrt(B / (B - 1)), B the whole blocks that
   fit in the days: 2.7 times for 3 of them, 1.2 times for 10. They are undefined for fewer than 3, or where persistence
   made no error in some draw.
 - `rank_correlation` (Spearman 1904, ties share their mean rank): of forecast and truth over the pools of a day, then

@@ -33,7 +33,7 @@ from yieldlab.forecast.fold_runs import (
     forecast_rows,
 )
 from yieldlab.forecast.protocol import EpochDone
-from yieldlab.forecast.registry import ENSEMBLE, members_of
+from yieldlab.forecast.registry import ENSEMBLE, REVISION, members_of
 from yieldlab.forecast.walk_forward import VALIDATION_SHARE
 from yieldlab.panel import Panel
 from yieldlab.runs import RunFolder
@@ -76,6 +76,7 @@ def walk_forward_ensemble(
         "folds": asdict(plan),
         "horizon": horizon,
         "validation_share": VALIDATION_SHARE,
+        "revision": REVISION,
         "max_stale_days": panel.max_stale_days,
         "members": {name: folder.id for name, folder in found.items()},
     }
@@ -166,7 +167,12 @@ def _finished(
 ) -> dict[str, RunFolder]:
     """The finished run of each member that may be combined: the one that a panel reads, else the latest."""
     digest, wanted = panel.digest(), set(members)
-    alike = {"folds": asdict(plan), "horizon": horizon, "max_stale_days": panel.max_stale_days}
+    alike = {
+        "folds": asdict(plan),
+        "horizon": horizon,
+        "max_stale_days": panel.max_stale_days,
+        "revision": REVISION,
+    }
     found: dict[str, RunFolder] = {}
     for folder, manifest in finished_runs(root):
         name = str(manifest.config.get("model"))
@@ -200,6 +206,8 @@ def _flags(panel: Panel, plan: FoldPlan, horizon: int) -> Iterator[str]:
         yield f"--start {panel.times[plan.first].astype('datetime64[D]')}"
     if horizon != 7:
         yield f"--set horizon={horizon}"
+    if panel.as_of is not None:
+        yield f"--as-of {panel.as_of.isoformat()}"
 
 
 def _dense(panel: Panel, rows: pl.DataFrame, name: str, part: str, between: Rows) -> Floats:

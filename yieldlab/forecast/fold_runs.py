@@ -336,7 +336,8 @@ def failures_of(path: Path) -> dict[int, str]:
 def _same(root: Path, wanted: Manifest) -> RunFolder | None:
     """The latest run of the same input. One that is later than a finished one was asked for afresh, so it is gone on
     with; one that failed is not, where there is a finished one."""
-    found = None
+    unfinished: RunFolder | None = None
+    failed: RunFolder | None = None
     for each in runs.listed(root):
         if each.kind != KIND:
             continue
@@ -348,9 +349,12 @@ def _same(root: Path, wanted: Manifest) -> RunFolder | None:
         ):
             continue
         if each.status in ("complete", "partial"):
-            return found if found is not None and found.status != "failed" else folder
-        found = found or folder
-    return found
+            return unfinished or folder
+        if each.status == "failed":
+            failed = failed or folder
+        else:
+            unfinished = unfinished or folder
+    return unfinished or failed
 
 
 def _unseen(folder: RunFolder) -> pl.DataFrame:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from yieldlab.errors import DataError, UsageError
 from yieldlab.forecast.evaluate import Evaluation, compare
+from yieldlab.forecast.registry import check_package
 from yieldlab.forecast.risk_labels import CLASSES, HIGH, THRESHOLDS, labels
 from yieldlab.panel import Panel
 from yieldlab.runs import RunFolder
@@ -80,6 +81,7 @@ def risk_outcome(panel: Panel, window: tuple[int, int], run: RunFolder | None = 
 
     Raises DataError when no day with a class has a label.
     """
+    check_package("sklearn", "the report on risk")
     from sklearn.metrics import average_precision_score
 
     origin = panel.forecasts["risk_class"]
@@ -97,7 +99,8 @@ def risk_outcome(panel: Panel, window: tuple[int, int], run: RunFolder | None = 
     chances = np.stack([1.0 - medium[both] - high[both], medium[both], high[both]], axis=1)
     table = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
     np.add.at(table, (label, said), 1)
-    notes = [] if run is None else [json.loads(run.chunk_signals(path)[0]) for path in run.chunks().values()]
+    told = [] if run is None else [note for path in run.chunks().values() for note in run.chunk_signals(path)]
+    notes = [json.loads(note) for note in told]
     days = panel.times.astype("datetime64[D]")
     return RiskOutcome(
         run_id=origin.run_id,

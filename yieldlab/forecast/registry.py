@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 
 from yieldlab.errors import MissingPackageError, UsageError, did_you_mean
+from yieldlab.features.sets import SETS
 from yieldlab.forecast.protocol import Model
 from yieldlab.forecast.windows import Windows
 from yieldlab.panel import Panel
 from yieldlab.space import Value, alike
+
+#: Raised when the same input gives other numbers than before, so that no result of older code is used again.
+REVISION = 1
 
 RISK = "risk"
 ENSEMBLE = "ensemble"
@@ -41,8 +46,8 @@ class Entry:
     maker: str
     settings: Mapping[str, Value]
     meaning: str
-    #: "" = nothing beyond the core, else the package of the extra `ml`.
-    needs: str = ""
+    #: Packages of the extra `ml`.
+    needs: tuple[str, ...] = ()
     #: What its own file is called after a dot, None where the card holds all of it.
     suffix: str | None = None
 
@@ -59,7 +64,7 @@ MODELS: Mapping[str, Entry] = {
         "NetForecaster",
         {**_NET, "hidden": 128, "hidden_last": 64, "heads": 4, "bidirectional": False},
         "two LSTM layers, one more, self-attention (273,217 parameters on 16 features)",
-        "torch",
+        ("torch",),
         "pth",
     ),
     "gru": Entry(
@@ -67,7 +72,7 @@ MODELS: Mapping[str, Entry] = {
         "NetForecaster",
         {**_NET, "hidden": 152, "hidden_last": 72, "heads": 4, "bidirectional": False},
         "the same with gated recurrent units",
-        "torch",
+        ("torch",),
         "pth",
     ),
     "transformer": Entry(
@@ -75,7 +80,7 @@ MODELS: Mapping[str, Entry] = {
         "NetForecaster",
         {**_NET, "width": 104, "layers": 2, "heads": 4, "dropout": 0.1},
         "a Transformer encoder of like size",
-        "torch",
+        ("torch",),
         "pth",
     ),
     "xgboost": Entry(
@@ -96,7 +101,7 @@ MODELS: Mapping[str, Entry] = {
             "seed": 0,
         },
         "gradient-boosted trees on the window's last row and lags",
-        "xgboost",
+        ("xgboost",),
         "json",
     ),
     RISK: Entry(
@@ -118,7 +123,7 @@ MODELS: Mapping[str, Entry] = {
             "seed": 0,
         },
         "classes of risk: low, medium, high, by what happened in the 30 days after",
-        "xgboost",
+        ("xgboost", "sklearn"),
         "json",
     ),
     ENSEMBLE: Entry(
@@ -191,6 +196,11 @@ def settings_of(name: str, given: Mapping[str, Value] | None = None) -> dict[str
             raise UsageError(f"setting {key} of model {name!r} must be from 0 to {_MOST:.0e}, not {value}")
         if key.rpartition(".")[2] == "threads" and int(str(value)) > _MOST_THREADS:
             raise UsageError(f"setting {key} of model {name!r} must be from 0 to {_MOST_THREADS}, not {value}")
+    for key in ("horizon", "lookback"):
+        if int(str(settings[key])) < 1:
+            raise UsageError(f"{key} must be a whole number of days, 1 or more, not {settings[key]!r}")
+    if settings["features"] not in SETS:
+        raise UsageError(f"unknown feature set {settings['features']!r}{did_you_mean(str(settings['features']), SETS)}")
     if name == ENSEMBLE:
         settings["members"] = " ".join(members_of(str(settings["members"])))
     return settings
@@ -200,15 +210,9 @@ def make(name: str, given: Mapping[str, Value] | None = None) -> Model:
     """A fresh model. Raises UsageError for a name or setting that does not exist or cannot be, MissingPackageError
     where the package it needs is not installed."""
     found, settings = entry(name), settings_of(name, given)
-    try:
-        maker = getattr(import_module(f"yieldlab.forecast.{found.module}"), found.maker)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] == "yieldlab":
-            raise
-        raise MissingPackageError(
-            f"model {name!r} needs the package {error.name.split('.')[0]}, which is not installed; "
-            'get it with: pip install "yieldlab[ml]"'
-        ) from None
+    for package in found.needs:
+        check_package(package, f"model {name!r}")
+    maker = getattr(import_module(f"yieldlab.forecast.{found.module}"), found.maker)
     model: Model = maker(name, settings)
     return model
 
@@ -217,6 +221,18 @@ def learns_from_validation(name: str) -> bool:
     """Whether the model, having nothing to stop early, is fitted on the validation rows like on any others: what it
     says of them when it was is no test of it."""
     return entry(name).module == "baselines"
+
+
+def check_package(package: str, what: str) -> None:
+    """Raise MissingPackageError, which says how to get it, unless the package that `what` needs is installed."""
+    try:
+        there = find_spec(package) is not None
+    except ModuleNotFoundError:
+        there = False
+    if not there:
+        raise MissingPackageError(
+            f'{what} needs the package {package}, which is not installed; get it with: pip install "yieldlab[ml]"'
+        )
 
 
 def released_name(name: str) -> str:

@@ -251,14 +251,16 @@ class RiskClassifier:
             given = document["coefficients"]
             self._coefficients = None if given is None else np.array(given, dtype=np.float64)
             self.history = untold(document["history"])
-            sound = self._priors.shape == (len(CLASSES),) and np.isfinite(self._priors).all()
+            sound = self._priors.shape == (len(CLASSES),) and bool((self._priors >= 0.0).all())
+            sound = sound and bool(np.isclose(self._priors.sum(), 1.0))
+            sound = sound and set(self._families) <= set(families(self._names)) and bool(self._families)
             if self._coefficients is not None:
                 fits = self._coefficients.shape == (len(CLASSES), len(CLASSES) + 1)
                 sound = sound and fits and np.isfinite(self._coefficients).all()
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"the card of model {self.name!r} does not describe risk classes ({error})") from error
         if not sound:
-            raise DataError(f"the card of model {self.name!r} has no usable priors or calibration")
+            raise DataError(f"the card of model {self.name!r} has no usable priors, families or calibration")
         self._booster = booster_of(self.name, weights, OBJECTIVE, self._names)
 
     def unseen(self, windows: Windows) -> list[str | None]:

@@ -227,7 +227,9 @@ class Scaler:
     def restore(cls, document: Mapping[str, Sequence[object]]) -> Self:
         """The scaler of `document()`. Raises DataError when it is none."""
         try:
-            found = {name: tuple(document[name]) for name in cls.__slots__}
+            found: dict[str, tuple[Any, ...]] = {name: tuple(document[name]) for name in cls.__slots__}
+            for name in ("sizes", "means", "scales"):
+                found[name] = tuple(float(each) for each in found[name])
             sizes, means, scales = (np.array(found[name], np.float64) for name in ("sizes", "means", "scales"))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError("the model's card has no usable scaler") from error
@@ -237,4 +239,4 @@ class Scaler:
         )
         if not (named and fit and bool((sizes >= 0.0).all()) and bool((scales > 0.0).all())):
             raise DataError("the model's card has no usable scaler: its names, means and scales do not fit together")
-        return cls(**found)  # type: ignore[arg-type]  # checked above
+        return cls(**found)

@@ -32,18 +32,18 @@ _MIN_BLOCKS = 3
 
 
 class Resampling(NamedTuple):
-    """A moving-block bootstrap of days: `draws` samples of whole blocks of `block_days` days."""
+    """A circular block bootstrap of days: `draws` samples of whole blocks of `block_days` days."""
 
     block_days: int
     draws: int
     seed: int
 
     def drawn(self, daily: Floats) -> Floats:
-        """(M, draws) sums over the days of each draw, from (M, D): blocks begin anywhere where they fit, and the last
-        one is cut, so that each draw has D days."""
+        """(M, draws) sums over the days of each draw, from (M, D): blocks begin on any day, what lies beyond the last
+        is the first again, and the last block is cut, so that each draw has D days and each day is as likely."""
         days = daily.shape[1]
         blocks = -(-days // self.block_days)
-        begins = np.random.default_rng(self.seed).integers(0, days - self.block_days + 1, size=(self.draws, blocks))
+        begins = np.random.default_rng(self.seed).integers(0, days, size=(self.draws, blocks))
         cut = days - (blocks - 1) * self.block_days
         whole = _sums(daily, self.block_days)[:, begins[:, :-1]].sum(axis=2)
         return np.asarray(whole + _sums(daily, cut)[:, begins[:, -1]])
@@ -58,9 +58,11 @@ class Resampling(NamedTuple):
         drawn = self.drawn(daily)
         if not bool(np.all(drawn[0] > 0.0)):
             return np.full((models, 2), np.nan)
-        skill = (1.0 - daily.sum(axis=1) / daily[0].sum())[:, None]
-        ends = np.quantile(1.0 - drawn / drawn[0], _ENDS, axis=1).T
-        return np.asarray(skill + (ends - skill) * widening(blocks))
+        skill = 1.0 - daily.sum(axis=1) / daily[0].sum()
+        low, high = np.quantile(1.0 - drawn / drawn[0], _ENDS, axis=1)
+        wider = widening(blocks)
+        below, above = wider * np.maximum(skill - low, 0.0), wider * np.maximum(high - skill, 0.0)
+        return np.stack([skill - below, skill + above], axis=1)
 
 
 def measured(
@@ -133,8 +135,9 @@ def _within(angle: float, freedom: int) -> float:
 
 
 def _sums(daily: Floats, days: int) -> Floats:
-    """(M, D - days + 1) sums over as many `days`, by where they begin."""
-    return np.asarray(sliding_window_view(daily, days, axis=1).sum(axis=2))
+    """(M, D) sums over as many `days`, by where they begin; the first follow the last."""
+    around = np.concatenate([daily, daily[:, : days - 1]], axis=1)
+    return np.asarray(sliding_window_view(around, days, axis=1).sum(axis=2))
 
 
 def _skill(error: float, reference: float) -> float:

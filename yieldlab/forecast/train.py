@@ -17,10 +17,10 @@ import polars as pl
 
 from yieldlab.errors import DataError
 from yieldlab.folds import Rows, Split, chronological
-from yieldlab.forecast.artifacts import Card, find, save, versions, weights_of
+from yieldlab.forecast.artifacts import Card, find, load, save, versions
 from yieldlab.forecast.evaluate import Evaluation, compare
 from yieldlab.forecast.protocol import EpochDone, Floats, Model
-from yieldlab.forecast.registry import ENSEMBLE, RISK, deciding, make, released_name, settings_of, windows_of
+from yieldlab.forecast.registry import ENSEMBLE, REVISION, RISK, deciding, make, released_name, settings_of, windows_of
 from yieldlab.forecast.windows import Windows
 from yieldlab.panel import Panel
 from yieldlab.space import Value
@@ -28,10 +28,10 @@ from yieldlab.space import Value
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What is being fitted now, and on how many samples."""
+    """What is being fitted now, and on how many samples; None where that is the model's own affair."""
 
     what: str
-    samples: int
+    samples: int | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +55,7 @@ def reusable(name: str, given: Mapping[str, Value], panel: Panel, folder: Path) 
     try:
         cards = [find(stem, folder) for stem in (released_name(name), f"{name}_best")]
         for card in cards:
-            weights_of(card)
+            load(card)
     except DataError:
         return None
     wanted = _origin(panel, settings_of(name, given))
@@ -86,8 +86,7 @@ def train(
     # The label of the last day that a part may use lies `horizon` days on: the test part needs no purge after it.
     split = chronological(panel.shape[0], purge=windows.horizon, begin=int(t[0]))
     best = make(name, settings)
-    stride = int(str(settings.get("stride", 1)))
-    yield Stage("learning", windows.samples(split.train, labelled=True, stride=stride)[0].size)
+    yield Stage("learning", _samples(windows, split.train, settings))
     yield from best.fit(windows, split.train, split.valid)
     history = tuple(getattr(best, "history", ()))
     metrics, test = _tested(best, windows, split)
@@ -95,8 +94,7 @@ def train(
     if name != RISK:  # the classifier's calibration needs the validation days to stay unlearned
         through = (split.train[0], split.valid[1])
         released = make(name, best.refit_settings())
-        samples = windows.samples(through, labelled=True, stride=stride)[0].size
-        yield Stage("refitting through the validation days", samples)
+        yield Stage("refitting through the validation days", _samples(windows, through, settings))
         yield from released.fit(windows, through, None)
         # Weights and the number of epochs were chosen by validation labels, whatever the refit itself has read.
         released.trained_through = max(best.trained_through, released.trained_through)
@@ -172,6 +170,14 @@ def forecast_today(panel: Panel, model: Model, *, trained_through: str) -> pl.Da
     )
 
 
+def _samples(windows: Windows, rows: Rows, settings: Mapping[str, Value]) -> int | None:
+    """Of how many samples a model learns; None for one of labels, or members, of its own."""
+    if "stride" not in settings and ("members" in settings or "tvl_fall_high" in settings):
+        return None
+    stride = int(str(settings.get("stride", 1)))
+    return int(windows.samples(rows, labelled=True, stride=stride)[0].size)
+
+
 def _unseen(model: Model, windows: Windows) -> list[str | None]:
     """Of each pool the kind that no pool of the training had, of a model that answers for no other; else None."""
     if model.name == RISK:
@@ -231,6 +237,7 @@ def _origin(panel: Panel, settings: Mapping[str, Value]) -> dict[str, object]:
     return {
         "digest": panel.digest(),
         "max_stale_days": panel.max_stale_days,
+        "revision": REVISION,
         "asked": deciding(settings),
         "first": day_of(panel, 0),
         "last": day_of(panel, panel.shape[0] - 1),

@@ -74,7 +74,7 @@ class NetForecaster:
         if not float(str(settings["dropout"])) < 1.0:
             raise UsageError(f"setting dropout of model {name!r} must be below 1, not {settings['dropout']}")
         last = "width" if "width" in settings else "hidden_last"
-        if self._whole(last) % self._whole("heads"):
+        if self._whole(last) * (2 if settings.get("bidirectional") else 1) % self._whole("heads"):
             raise UsageError(
                 f"setting heads of model {name!r} must divide {last}, and {settings['heads']} does not divide "
                 f"{settings[last]}"

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yieldlab.errors import DataError, MissingPackageError, UsageError
+from yieldlab.errors import DataError, UsageError
 from yieldlab.folds import chronological
-from yieldlab.forecast.registry import RISK, entry, make, settings_of, windows_of
-from yieldlab.forecast.tuning_score import Laid, Pruned, lay_folds, metric, score
+from yieldlab.forecast.registry import RISK, check_package, entry, make, settings_of, windows_of
+from yieldlab.forecast.tuning_score import Laid, Pruned, lay_folds, metric, nothing_changes, score
 from yieldlab.forecast.windows import Windows
 from yieldlab.panel import Panel
 from yieldlab.space import Value
@@ -98,7 +98,8 @@ class TrialDone:
 @dataclass(frozen=True, slots=True)
 class Tuned:
     """The search is over: the best of the searched `settings` with its score `value`, what the defaults scored (None =
-    they failed), every trial, and where they are kept.
+    they failed) and what persistence does (None for risk, which it says nothing of), every trial, and where they are
+    kept.
 
     `fixed` are the other settings that were given and are not the default. The scored days lie between `first` and
     `last`, and the test begins on `test_begin`, which no trial has seen.
@@ -109,6 +110,7 @@ class Tuned:
     settings: Mapping[str, Value]
     value: float
     default: float | None
+    persistence: float | None
     fixed: Mapping[str, Value]
     trials: tuple[TrialDone, ...]
     folds: int
@@ -176,6 +178,7 @@ def tune(
         settings=best.settings,
         value=best.value,
         default=done[0].value,
+        persistence=None if name == RISK else nothing_changes(search.windows, search.folds),
         fixed={key: search.fixed[key] for key in given if search.fixed[key] != entry(name).settings[key]},
         trials=tuple(done),
         folds=n_folds,
@@ -254,12 +257,9 @@ def _settings(params: Mapping[str, Value]) -> dict[str, Value]:
 
 def _optuna() -> None:
     """Raise UsageError unless Optuna is there."""
-    try:
-        import optuna
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            f'tuning needs the package {error.name}, which is not installed; get it with: pip install "yieldlab[ml]"'
-        ) from None
+    check_package("optuna", "tuning")
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from yieldlab.errors import AuditError, DataError
 from yieldlab.folds import Fold, Rows, inner, walk_forward
-from yieldlab.forecast.protocol import EpochDone, Model
+from yieldlab.forecast.protocol import EpochDone, Floats, Model
 from yieldlab.forecast.registry import RISK, make
 from yieldlab.forecast.scaling import YieldTransform
 from yieldlab.forecast.walk_forward import VALIDATION_SHARE
@@ -121,18 +121,30 @@ def _learn(events: Iterator[EpochDone], place: int, places: int, watch: Watch) -
             raise Pruned
 
 
+def nothing_changes(windows: Windows, folds: Sequence[Laid]) -> float:
+    """What today's yield scores as the forecast of every day."""
+    return float(np.mean([_distance(windows, fold, windows.last) for fold, _, _ in folds]))
+
+
 def _error(model: Model, windows: Windows, fold: Fold) -> float:
     """The score of the fold's predicted rows."""
     if model.name == RISK:
         return float(getattr(model, "report")(windows, fold.predict).log_loss)  # noqa: B009  # only this one has it
-    transform = YieldTransform.fit(windows.label[windows.samples(fold.train, labelled=True)])
     t, n = windows.samples(fold.predict, labelled=True)
-    made = model.fields(windows, fold.predict)[f"forecast_{model.name}"][t - fold.predict[0], n]
-    missing = np.isnan(made)
-    if missing.all():
+    made = windows.last.copy()
+    begin, end = fold.predict
+    said = model.fields(windows, fold.predict)[f"forecast_{model.name}"]
+    if np.isnan(said[t - begin, n]).all():
         raise DataError(f"there is no forecast for any of the {t.size:,} pool-days of fold {fold.number}")
-    made = np.where(missing, windows.last[t, n], made)
-    error = float(np.abs(transform.forward(made) - transform.forward(windows.label[t, n])).mean())
+    made[begin:end] = np.where(np.isnan(said), made[begin:end], said)
+    error = _distance(windows, fold, made)
     if not math.isfinite(error):
         raise DataError(f"the forecasts of fold {fold.number} are infinite, so they have no score")
     return error
+
+
+def _distance(windows: Windows, fold: Fold, made: Floats) -> float:
+    """The mean absolute error of (T, N) forecasts on the fold's predicted rows, in the transformed space."""
+    transform = YieldTransform.fit(windows.label[windows.samples(fold.train, labelled=True)])
+    t, n = windows.samples(fold.predict, labelled=True)
+    return float(np.abs(transform.forward(made[t, n]) - transform.forward(windows.label[t, n])).mean())

@@ -35,6 +35,7 @@ from yieldlab.forecast.fold_runs import (
 from yieldlab.forecast.protocol import EpochDone, Model
 from yieldlab.forecast.registry import (
     ENSEMBLE,
+    REVISION,
     deciding,
     entry,
     learns_from_validation,
@@ -96,6 +97,7 @@ def walk_forward(
         "folds": asdict(plan),
         **{key: chosen[key] for key in ("horizon", "lookback", "features")},
         "validation_share": VALIDATION_SHARE,
+        "revision": REVISION,
         "max_stale_days": panel.max_stale_days,
         "package": _packages(members_of(str(chosen["members"])) if name == ENSEMBLE else (name,)),
     }
@@ -135,12 +137,12 @@ def _notes(model: Model) -> tuple[str, ...]:
 
 def _packages(names: Sequence[str]) -> str | None:
     """The packages that models are made with and their versions: others may give other digits."""
-    needed = sorted({entry(name).needs for name in names} - {""})
+    needed = sorted({package for name in names for package in entry(name).needs})
     return ", ".join(map(_package, needed)) or None
 
 
 def _package(name: str) -> str:
     try:
-        return f"{name} {version(name)}"
+        return f"{name} {version({'sklearn': 'scikit-learn'}.get(name, name))}"
     except PackageNotFoundError:  # it was installed under another name
         return name

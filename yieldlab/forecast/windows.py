@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Self
+from zlib import crc32
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -75,7 +76,7 @@ class Windows:
 
     def samples(self, rows: Rows, *, labelled: bool, stride: int = 1) -> tuple[Ints, Ints]:
         """`(t, n)` of every usable window that ends in `rows`, by t, then n; with `labelled` those with one. With a
-        `stride` every so many days of each pool, not the same days of all: a stride of 7 does not see Mondays alone.
+        `stride` every so many days of each pool, beginning on a day that its name decides.
 
         Raises UsageError for a stride that leaves none of them.
         """
@@ -85,7 +86,9 @@ class Windows:
             chosen = chosen & ~np.isnan(self.label[begin:end])
         t, n = np.nonzero(chosen)
         t += begin
-        kept = (t + n) % stride == 0
+        # By the pool's own name: its place among the pools depends on those that come later.
+        shift = np.array([crc32(pool_id.encode()) for pool_id in self.panel.pool_ids], dtype=np.int64)
+        kept = (t + shift[n]) % stride == 0
         if t.size and not kept.any():
             raise UsageError(f"a stride of {stride} days leaves none of the {t.size:,} windows; give a shorter one")
         return t[kept], n[kept]

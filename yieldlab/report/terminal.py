@@ -20,6 +20,8 @@ from rich.text import Text
 from yieldlab.units import to_percent
 
 PLAIN_WIDTH = 120
+#: A word of this many letters is broken in no table.
+LONGEST_WORD = 40
 #: Wider than any table, so that the width a table needs is not the width there is.
 MEASURING_WIDTH = 10_000
 SECONDS_BETWEEN_LINES = 30.0
@@ -57,7 +59,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str =
     cells = [list(row) for row in rows]
     for index, name in enumerate(columns):
         if index < left:
-            drawn.add_column(name, overflow="fold")
+            longest = max((len(word) for row in cells for word in row[index].split()), default=0)
+            drawn.add_column(name, overflow="fold", min_width=min(longest, LONGEST_WORD))
         else:
             widest = max(len(name), *(len(row[index]) for row in cells)) if cells else len(name)
             drawn.add_column(name, justify="right", no_wrap=True, min_width=widest)

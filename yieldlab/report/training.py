@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from yieldlab.errors import DataError
 from yieldlab.report.terminal import count, note, number, percent, table, words
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def walked_lines(walked: Sequence[Walked]) -> Iterator[RenderableType]:
         state += f", {count(len(each.failures), 'fold')} failed" if each.failures else ""
         through = " to ".join(each.trained) if each.trained else "-"
         rows.append([each.model, state, through, f"{each.folds:,}", f"{each.rows:,}"])
-    yield table(["model", "state", "trained through", "folds", "forecasts"], rows, left=3)
+    yield table(["model", "state", "trained through", "folds", "values"], rows, left=3)
     told = {
         _plan_words(each): [other.model for other in walked if _plan_words(other) == _plan_words(each)]
         for each in walked
@@ -104,8 +105,15 @@ def trained_lines(trained: Trained) -> Iterator[RenderableType]:
     yield from card_lines(trained.released)
 
 
-def card_lines(card: Card) -> Iterator[RenderableType]:
-    """What is known of a trained model."""
+def card_lines(card: Card) -> list[RenderableType]:
+    """What is known of a trained model. Raises DataError when its card says what cannot be."""
+    try:
+        return list(_card_lines(card))
+    except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError) as error:
+        raise DataError(f"the card {card.path} is damaged: what it says of its test or weights cannot be") from error
+
+
+def _card_lines(card: Card) -> Iterator[RenderableType]:
     test = card.metrics.get("test", {})
     through = f"trained through {card.trained_through}" if card.trained_through else "nothing is fitted"
     yield f"{card.name}: model {card.model}, {through}, made {card.created}"
@@ -117,7 +125,8 @@ def card_lines(card: Card) -> Iterator[RenderableType]:
         yield note(f"Calibration: {test['calibration']}")
     elif test:
         skill = "" if test.get("skill") is None else f", skill against persistence {percent(test['skill'], 1)}"
-        yield note(f"Test of {card.model}_best: MAE {percent(test.get('mae'))}-points{skill}")
+        verdict = f": {card.model} {test['verdict']}" if test.get("verdict") else ""
+        yield note(f"Test of {card.model}_best: MAE {percent(test.get('mae'))}-points{skill}{verdict}")
     if "weights" in card.fitted:
         yield note(f"Weights: {_weighed(card.fitted['weights'])}")
     if test.get("lacking"):

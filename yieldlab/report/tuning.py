@@ -27,15 +27,27 @@ def tuned_lines(tuned: Tuned) -> Iterator[RenderableType]:
     complete = [each for each in tuned.trials if each.value is not None]
     complete.sort(key=lambda each: (each.value, each.number))
     names = list(tuned.settings)
+    reference = tuned.persistence
     rows = [
-        [str(each.number), number(each.value, 4), *(value_text(each.settings.get(name)) for name in names)]
+        [
+            str(each.number),
+            number(each.value, 4),
+            *([] if reference is None or each.value is None else [percent(_skill(each.value, reference), 1)]),
+            *(value_text(each.settings.get(name)) for name in names),
+        ]
         for each in complete[:SHOWN]
     ]
-    yield table(["trial", "score", *names], rows)
+    yield table(["trial", "score", *([] if reference is None else ["skill"]), *names], rows)
     yield note(
         f"Score: {tuned.metric}, the mean over {count(tuned.folds, 'fold')} from {tuned.first} to {tuned.last}; less "
         f"is better. The test days, from {tuned.test_begin} on, had no part in it."
     )
+    if reference is not None:
+        verdict = "beats" if tuned.value < reference else "does not beat"
+        yield note(
+            f"Skill is what is saved of persistence's {number(reference, 4)} on the same days; the best {verdict} it "
+            "there, where it was chosen"
+        )
     if tuned.default is None:
         yield "Trial 0, with the default settings, gave no score"
     elif tuned.value < tuned.default:
@@ -48,6 +60,10 @@ def tuned_lines(tuned: Tuned) -> Iterator[RenderableType]:
     yield f"Study {tuned.study}: {tuned.path}"
     if tuned.default is None or tuned.value < tuned.default:
         yield f"To use it: {command(tuned)}"
+
+
+def _skill(score: float, reference: float) -> float | None:
+    return 1.0 - score / reference if reference else None
 
 
 def command(tuned: Tuned) -> str:
