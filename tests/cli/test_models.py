@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
+from matplotlib.axes import Axes
 
+from yieldlab.cli.models import losses
 from yieldlab.forecast import fold_runs, registry
 from yieldlab.forecast.fold_ensemble import weights_of
+from yieldlab.forecast.protocol import EpochDone
+from yieldlab.report.plots import learning_curve
 from yieldlab.runs import RunFolder
 from yieldlab.store import Store
 
@@ -339,6 +345,53 @@ def test_the_member_that_an_ensemble_of_the_past_lacks_is_one_of_the_past(yieldl
     assert told.code == 0
     told = yieldlab("models", "walk-forward", "ensemble", "--member", "ewma", "--member", "ar", "--as-of", "2025-09-01")
     assert "walk-forward ewma" in told.err
+
+
+def test_a_walk_forward_learns_from_a_year_and_forecasts_a_month_unless_told(yieldlab, lab: Path) -> None:
+    told = yieldlab("models", "walk-forward", "persistence", "--start", "2025-11-12")
+    assert "rolling, 365 days to learn from, 30 days forecast, 7 purged and 7 embargoed between" in told.out
+
+
+def test_progress_tells_both_losses() -> None:
+    assert losses(EpochDone(3, 20, 0.34567, 0.4, True)) == "epoch 3: train 0.3457, validation 0.4000"
+    assert losses(EpochDone(3, 20, 0.34567, None, True)) == "epoch 3: train 0.3457"
+
+
+def test_a_learning_curve_shows_both_losses_and_what_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[list[float], list[float], object]] = []
+    plot = Axes.plot
+
+    def spied(self: Axes, x: list[float], y: list[float], **options: object) -> object:
+        drawn.append((list(x), list(y), options["label"]))
+        return plot(self, x, y, **options)
+
+    monkeypatch.setattr(Axes, "plot", spied)
+    history = [EpochDone(1, 3, 0.9, 0.8, True), EpochDone(2, 3, 0.7, 0.6, True), EpochDone(3, 3, 0.5, 0.65, False)]
+    learning_curve(history, tmp_path / "curve.png", title="lstm")
+    assert drawn == [([1, 2, 3], [0.9, 0.7, 0.5], "train"), ([1, 2, 3], [0.8, 0.6, 0.65], "validation")]
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["curve.png"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("sweep", "run", "lstm_top", "--grid", "model=ewma", "--grid", "top_n=1,2", "--quiet"),
+        ("backtest", "lstm_top", "--set", "model=ewma"),
+        ("models", "list"),
+    ],
+)
+def test_no_process_that_simulates_loads_what_learns(yieldlab, lab: Path, words: tuple[str, ...]) -> None:
+    folds(yieldlab, "ewma")
+    script = (
+        "import sys\n"
+        "from yieldlab.cli import main\n"
+        "code = main(sys.argv[1:])\n"
+        "loaded = {'torch', 'xgboost', 'sklearn', 'optuna', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'{code} {sorted(loaded)}' if code or loaded else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_ensemble_names_the_member_that_has_not_been_run(yieldlab, lab: Path) -> None:

@@ -215,6 +215,42 @@ def test_the_state_that_is_kept_is_the_best_on_validation_and_learning_stops_in_
     assert float(loss) == pytest.approx(losses[best], rel=1e-4)
 
 
+def test_the_defaults_are_those_of_the_study() -> None:
+    net = YieldForecaster()
+    assert (net.first.num_layers, net.first.hidden_size, net.first.dropout) == (2, 128, 0.3)
+    assert (net.last.num_layers, net.last.hidden_size, net.attention.num_heads) == (1, 64, 4)
+    settings = settings_of("lstm")
+    wanted = {"hidden": 128, "hidden_last": 64, "heads": 4, "dropout": 0.3, "lookback": 30, "horizon": 7, "epochs": 20}
+    assert {name: settings[name] for name in wanted} == wanted
+    assert (settings["loss"], settings["bidirectional"], settings["features"]) == ("huber", False, "study")
+
+
+def test_the_mean_square_may_be_what_is_learned_by(panel: Panel) -> None:
+    model = quick(loss="mse")
+    (event,) = learn(model, panel)
+    windows = windows_of(panel, model.settings)
+    t, n = windows.samples(VALID, labelled=True)
+    moved, spread = model._target.transform.forward, model._target.spread
+    errors = (moved(forecast(model, panel)[t, n]) - moved(windows.label[t, n])) / spread
+    assert event.valid_loss == pytest.approx(np.mean(errors**2), rel=1e-4)
+
+
+def test_it_learns_by_adamw_at_a_rate_that_halves_on_a_plateau(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[torch.optim.AdamW] = []
+    whole = torch.optim.AdamW
+
+    def adamw(*arguments: object, **options: object) -> torch.optim.AdamW:
+        made.append(whole(*arguments, **options))  # type: ignore[arg-type]
+        return made[-1]
+
+    monkeypatch.setattr(torch.optim, "AdamW", adamw)
+    model = quick(epochs=6, learning_rate=1e-12, weight_decay=0.25, patience=9, batch=10_000)
+    rates = [made[0].param_groups[0]["lr"] for _ in model.fit(windows_of(panel, model.settings), TRAIN, VALID)]
+    assert made[0].param_groups[0]["weight_decay"] == 0.25
+    # Steps of 1e-12 change no loss: each second epoch that is no better halves the rate.
+    assert rates == pytest.approx([1e-12, 1e-12, 5e-13, 5e-13, 2.5e-13, 2.5e-13])
+
+
 def test_every_epoch_learns_with_dropout_and_is_checked_without(panel: Panel) -> None:
     _, first, second = learn(quick(epochs=3, learning_rate=1e-300, weight_decay=0.0, dropout=0.5, batch=10_000), panel)
     assert first.valid_loss == second.valid_loss

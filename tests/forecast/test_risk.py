@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 
@@ -17,7 +18,7 @@ from yieldlab.errors import DataError, UsageError
 from yieldlab.forecast.registry import settings_of
 from yieldlab.forecast.risk import RiskClassifier, confusion, log_loss
 from yieldlab.forecast.risk_features import FAMILIES, family, risk_features
-from yieldlab.forecast.risk_labels import labels
+from yieldlab.forecast.risk_labels import THRESHOLDS, labels
 from yieldlab.forecast.windows import Windows
 from yieldlab.panel import Panel
 from yieldlab.sample import synthetic
@@ -346,6 +347,14 @@ def test_a_document_that_cannot_be_is_refused(
     model, _ = learned
     with pytest.raises(DataError, match="has no usable priors, families or calibration"):
         classifier().restore({**model.document(), **changes}, model.weights())
+
+
+def test_the_models_thresholds_are_those_of_the_labels_unless_set() -> None:
+    defaults = {name: each.default for name, each in inspect.signature(labels).parameters.items()}
+    settings = settings_of("risk")
+    assert {name: settings[name] for name in THRESHOLDS} == {name: defaults[name] for name in THRESHOLDS}
+    assert (settings["horizon"], defaults["horizon"], defaults["deviation_days"]) == (30, 30, 30)
+    assert [defaults[name] for name in THRESHOLDS] == [0.5, 0.8, 0.2, 0.8]
 
 
 def test_a_panel_without_any_tvl_is_refused() -> None:

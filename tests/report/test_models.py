@@ -11,6 +11,11 @@ from yieldlab.panel import Panel
 from yieldlab.report import models, terminal
 
 
+@pytest.fixture(autouse=True)
+def _page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+
+
 def evaluated(rows: int = 90, protocols: tuple[str, ...] = ("aave-v3", "curve-dex")) -> Evaluation:
     g = np.random.default_rng(2)
     apy = 0.05 + np.cumsum(g.normal(0.0, 0.002, (rows, 6)), axis=0)
@@ -44,7 +49,7 @@ def test_errors_are_percentage_points_and_skill_is_in_percent(capsys: pytest.Cap
 
 def test_a_model_that_does_not_beat_persistence_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     out = printed(capsys, evaluated())
-    assert "seer beats persistence: skill 100.0 %, 95 % interval 100.0 % to 100.0 %" in out
+    assert "seer beats persistence: skill 100.0 %, 95 % interval 100.0 % to 100.0 %" in out.replace("\n", " ")
     assert "\nworse does not beat persistence: skill -" in out
     assert "persistence beats" not in out
 
@@ -53,7 +58,7 @@ def test_too_few_days_for_an_interval_are_told_and_what_is_undefined_is_a_dash(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = printed(capsys, evaluated(rows=62))
-    assert "seer does not beat persistence: skill 100.0 %, on too few days for an interval" in out
+    assert "seer does not beat persistence: skill 100.0 %, on too few days for an interval" in out.replace("\n", " ")
     assert next(line for line in out.splitlines() if line.startswith("30 days")).split()[3:] == ["0"] + ["-"] * 6
     for word in ("nan", "inf ", "None"):
         assert word not in out
@@ -83,6 +88,10 @@ def test_an_exact_persistence_leaves_no_skill_to_speak_of(capsys: pytest.Capture
     assert "same does not beat persistence: persistence made no error" in out
 
 
-def test_no_line_of_words_is_broken_on_a_page_of_ordinary_width(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_no_line_of_words_is_broken_on_a_page_of_ordinary_width(
+    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
     out = printed(capsys, evaluated())
     assert out.count("persistence  ") == 1 + 2 + 5

@@ -29,6 +29,9 @@ def learning_curve(history: Sequence[EpochDone], path: Path, *, title: str) -> N
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, format="png")
-    pyplot.close(figure)
-    part.replace(path)
+    try:
+        figure.savefig(part, format="png")
+        part.replace(path)
+    finally:
+        pyplot.close(figure)
+        part.unlink(missing_ok=True)
