@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from yieldlab.cli import groups, inputs
-from yieldlab.cli.models import Names, card_document, is_there, trained_card
+from yieldlab.cli.model_inputs import Names, card_document, trained_card
 from yieldlab.cli.options import AsOf, End, Start
 from yieldlab.cli.session import Outcome, Session, command
 from yieldlab.errors import DataError, UsageError
@@ -125,15 +125,11 @@ def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A model, or a trained one as lstm_best.")],
 ) -> Outcome:
     """Show a model's settings and the card of a trained one."""
-    from yieldlab.forecast.artifacts import Card, weights_of
+    from yieldlab.forecast.artifacts import card_path, weights_of
     from yieldlab.forecast.registry import MODELS, known_settings
 
-    card: Card | None = None
-    try:
-        card = trained_card(name, session.settings.models)
-    except DataError:
-        if name not in MODELS or is_there(name, session.settings.models):
-            raise
+    folder = session.settings.models
+    card = None if name in MODELS and card_path(name, folder) is None else trained_card(name, folder)
     kind = name if card is None else card.model
     defaults = known_settings(kind, None if card is None else card.settings)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -12,35 +11,33 @@ import typer
 
 from yieldlab.cli import groups, inputs
 from yieldlab.cli.following import stopper
+from yieldlab.cli.model_inputs import (
+    Fresh,
+    Members,
+    Names,
+    Settings,
+    card_document,
+    check_writable,
+    days,
+    members_for,
+    read,
+    settings_for,
+    trained_card,
+)
 from yieldlab.cli.options import AsOf
 from yieldlab.cli.runs import runs_folder
 from yieldlab.cli.session import Outcome, Session, command
-from yieldlab.errors import INTERRUPTED, DataError, UsageError, did_you_mean
+from yieldlab.errors import INTERRUPTED, UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rich.console import RenderableType
 
-    from yieldlab.forecast.artifacts import Card
     from yieldlab.forecast.fold_runs import FoldPlan
     from yieldlab.forecast.protocol import EpochDone
     from yieldlab.forecast.train import Trained
     from yieldlab.panel import Panel
     from yieldlab.report.training import Walked
     from yieldlab.space import Value
-
-#: What can be set of an ensemble that is made of finished walk-forwards.
-WALKED_ENSEMBLE: Mapping[str, Value] = {"horizon": 7, "how": "inverse_error"}
-
-Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Models, as lstm; `models list` has all.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="K=V", help="A setting of the models; may be repeated.")
-]
-Members = Annotated[
-    list[str] | None, typer.Option("--member", metavar="NAME", help="Of the ensemble; may be repeated.")
-]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Do it again even if nothing has changed.")]
 
 
 @command(groups.models, "models train", settings=("data", "models", "seed", "jobs"))
@@ -59,11 +56,13 @@ def train(
     members of its own; their settings are as lstm.epochs=5, and epochs=5 is for all that have it.
     """
     from yieldlab.forecast import train as training
-    from yieldlab.forecast.registry import ENSEMBLE, RISK, check_package, entry, make
+    from yieldlab.forecast.registry import ENSEMBLE, RISK, check_package, entry, known_settings, make
 
     names = list(dict.fromkeys(names))
-    members = members_for(names, member)
-    given = settings_for(session, names, sets, {ENSEMBLE: {"members": " ".join(members)}})
+    members: dict[str, Value] = {"members": " ".join(members_for(names, member))}
+    given = settings_for(session, {name: known_settings(name, members) for name in names}, sets)
+    if ENSEMBLE in given:
+        given[ENSEMBLE] |= members
     for name in names:
         make(name, given[name])  # what can be refused is refused before the first of them learns
         if entry(name).needs and name != RISK:
@@ -146,27 +145,27 @@ def walk_forward(
     from yieldlab.forecast.ensemble import FITTED, check_how
     from yieldlab.forecast.fold_ensemble import walk_forward_ensemble
     from yieldlab.forecast.fold_runs import FoldPlan
-    from yieldlab.forecast.registry import ENSEMBLE, make, settings_of
+    from yieldlab.forecast.registry import ENSEMBLE, entry, make, settings_of
 
-    names = list(dict.fromkeys(names))
+    names = sorted(dict.fromkeys(names), key=lambda name: name == ENSEMBLE)  # the ensemble is made of the others
     members = members_for(names, member)
-    given = settings_for(session, names, sets, walked=True)
-    panel, cutoff = read(session, as_of)
-    first = None if start is None else panel.window(inputs.day("--start", start))[0]
-    plans: dict[str, FoldPlan] = {}
-    for name in sorted(names, key=lambda name: name == ENSEMBLE):  # the ensemble is made of the others
+    known = {name: entry(name).settings for name in names}
+    if ENSEMBLE in known:  # made of what its members have walked, it takes no setting of theirs
+        known[ENSEMBLE] = {key: known[ENSEMBLE][key] for key in ("horizon", "how")}
+    given = settings_for(session, known, sets)
+    for name in names:
         if name == ENSEMBLE:
+            given[name] = {**known[name], **given[name]}
+            settings_of(name, given[name])
             check_how(str(given[name]["how"]), FITTED)
         else:
             make(name, given[name])
-        horizon = int(str((given[name] if name == ENSEMBLE else settings_of(name, given[name]))["horizon"]))
-        gap = (horizon if purge is None else days("--purge", purge)) + days("--embargo", embargo)
-        if first is not None and first <= gap:
-            raise UsageError(
-                f"--start {start} is too early: {first} days of history lie before it, and {gap} of purge and embargo "
-                "come between what is learned from and what is forecast"
-            )
-        plans[name] = FoldPlan(
+    panel, cutoff = read(session, as_of)
+    first = None if start is None else panel.window(inputs.day("--start", start))[0]
+    plans: dict[str, FoldPlan] = {}
+    for name in names:
+        horizon = int(str({**known[name], **given[name]}["horizon"]))
+        plan = FoldPlan(
             folds,
             days("--train", train),
             days("--step", step),
@@ -174,8 +173,14 @@ def walk_forward(
             days("--embargo", embargo),
             first,
         )
-        check_purge(plans[name].purge, horizon)
-        plans[name].folds(panel.shape[0])
+        if first is not None and first <= plan.purge + plan.embargo:
+            raise UsageError(
+                f"--start {start} is too early: {first} days of history lie before it, and {plan.purge + plan.embargo} "
+                "of purge and embargo come between what is learned from and what is forecast"
+            )
+        check_purge(plan.purge, horizon)
+        plan.folds(panel.shape[0])
+        plans[name] = plan
     walked: list[Walked] = []  # what can be refused was refused before the first of them begins
     for name, plan in plans.items():
         kept = runs_folder(session.settings)
@@ -258,8 +263,9 @@ def tune(
     Trials are kept in the data folder; the same command goes on where it was stopped.
     """
     from yieldlab.forecast import tuning
+    from yieldlab.forecast.registry import known_settings
 
-    given = settings_for(session, [name], sets)[name]
+    given = settings_for(session, {name: known_settings(name)}, sets)[name]
     panel, _ = read(session, as_of)
     last: tuning.Tuned | None = None
     try:
@@ -286,136 +292,10 @@ def tune(
     return Outcome(tuning.document(last), view)
 
 
-def read(session: Session, as_of: str | None) -> tuple[Panel, datetime]:
-    """The panel with every field that a feature is made of."""
-    from yieldlab import schema
-
-    return inputs.read_panel(session.store, schema.FIELDS, inputs.instant("--as-of", as_of))
-
-
-def members_for(names: Sequence[str], member: Sequence[str] | None) -> tuple[str, ...]:
-    """Of what the ensemble is made: what `--member` says, else the forecasters named beside it, else what is usual.
-
-    Raises UsageError for members that cannot be, and for `--member` where there is no ensemble.
-    """
-    from yieldlab.forecast.registry import ENSEMBLE, MEMBERS, MODELS, members_of
-
-    if ENSEMBLE in names:
-        usual = str(MODELS[ENSEMBLE].settings["members"])
-        return members_of(member or [name for name in names if name in MEMBERS] or usual)
-    if member:
-        raise UsageError("--member says of what the ensemble is made; name the ensemble among the models")
-    return ()
-
-
-def settings_for(
-    session: Session,
-    names: Sequence[str],
-    sets: Sequence[str] | None,
-    fixed: Mapping[str, Mapping[str, Value]] | None = None,
-    *,
-    walked: bool = False,
-) -> dict[str, dict[str, Value]]:
-    """By model, what is set, what `--seed` and `--jobs` say, as far as it has such a setting, and what is `fixed`.
-
-    An ensemble takes a setting of its members for one of them, as `lstm.epochs`, or for all that have it, unless it is
-    made of what they have `walked`. Raises UsageError for an unknown model, a setting that none of the models has, and
-    one that is set twice.
-    """
-    from yieldlab.forecast.registry import ENSEMBLE, RISK, known_settings, settings_of
-
-    fixed = fixed or {}
-    known = {
-        name: WALKED_ENSEMBLE if walked and name == ENSEMBLE else known_settings(name, fixed.get(name))
-        for name in names
-    }
-    chosen = inputs.assignments(sets, session.settings)
-    if "members" in chosen:
-        raise UsageError("members of an ensemble are named by --member, one each")
-    for key in chosen:
-        if not any(_named(key, settings) for settings in known.values()):
-            among = sorted({each for settings in known.values() for each in settings})
-            whose = f"model {names[0]!r} has no" if len(known) == 1 else f"none of the models {', '.join(known)} has a"
-            raise UsageError(f"{whose} setting {key!r}{did_you_mean(key, among)}")
-    if "horizon" in chosen and RISK in known and len(known) > 1:
-        raise UsageError("a horizon of risk is another one than that of forecasts; name risk in a command of its own")
-    flags: dict[str, Value] = {"seed": session.settings.seed}
-    if "jobs" in session.settings.flags:
-        flags["threads"] = session.settings.jobs
-    found: dict[str, dict[str, Value]] = {}
-    for name, settings in known.items():
-        # A setting by its full name goes before one that is for all.
-        said = sorted({**flags, **chosen}.items(), key=lambda item: "." in item[0])
-        found[name] = {full: value for key, value in said for full in _named(key, settings)}
-        found[name] |= fixed.get(name, {})
-        if walked and name == ENSEMBLE:
-            found[name] = {**WALKED_ENSEMBLE, **found[name]}
-        else:
-            settings_of(name, found[name])  # a value that cannot be is said before any work
-    return found
-
-
-def _named(key: str, settings: Mapping[str, Value]) -> list[str]:
-    """The settings that a key is for: the one of that name, else that of every member."""
-    return [key] if key in settings else [each for each in settings if each.partition(".")[2] == key]
-
-
-def trained_card(name: str, folder: Path) -> Card:
-    """The card of a trained model. Raises UsageError for what can be none's name, DataError where it is not trained."""
-    from yieldlab.forecast.artifacts import CARD_SUFFIX, find
-    from yieldlab.forecast.registry import MODELS, released_name
-
-    there = [path.name.removesuffix(CARD_SUFFIX) for path in sorted(folder.glob(f"*{CARD_SUFFIX}"))]
-    kinds = {each: kind for kind in MODELS for each in (kind, f"{kind}_best", released_name(kind))}
-    if name not in {*kinds, *there}:
-        raise UsageError(f"unknown model {name!r}{did_you_mean(name, [*MODELS, *there])}")
-    if name not in there and name not in MODELS:
-        raise DataError(
-            f"there is no trained model {name!r} in {folder}; `yieldlab models train {kinds[name]}` makes one"
-        )
-    return find(name, folder)
-
-
-def check_writable(folder: Path) -> None:
-    """See before a long training whether the folder can be made and written into, and leave nothing there.
-
-    Raises UsageError where a file is in its place, and OSError as the system does.
-    """
-    from tempfile import TemporaryFile
-
-    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
-    if not there.is_dir():
-        raise UsageError(f"{there} is a file; name a folder with --models")
-    with TemporaryFile(dir=there):
-        pass
-
-
-def is_there(name: str, folder: Path) -> bool:
-    """Whether the folder holds a card of that name, or of the released model of that kind, whole or not."""
-    from yieldlab.forecast.artifacts import CARD_SUFFIX
-    from yieldlab.forecast.registry import released_name
-
-    return any((folder / f"{stem}{CARD_SUFFIX}").exists() for stem in (name, released_name(name)))
-
-
-def days(flag: str, text: str) -> int:
-    """A number of days, as `30d` or `30`. Raises UsageError with the right form."""
-    found = re.fullmatch(r"\s*([0-9]{1,5})\s*d?\s*", text)
-    if found is None:
-        raise UsageError(f"{flag} must be a whole number of days such as 30d, not {text!r}")
-    return int(found[1])
-
-
 def losses(event: EpochDone) -> str:
     """What a progress bar says of an epoch."""
     valid = "" if event.valid_loss is None else f", validation {event.valid_loss:.4f}"
     return f"epoch {event.epoch}: train {event.train_loss:.4f}{valid}"
-
-
-def card_document(card: object) -> dict[str, object]:
-    """A card as the JSON document shows it: without what was fitted, which may be long."""
-    names = [name for name in type(card).__slots__ if name != "fitted"]  # type: ignore[attr-defined]
-    return {name: getattr(card, name) for name in names}
 
 
 def _followed(session: Session, name: str, plan: FoldPlan, events: Iterator[object], panel: Panel) -> Walked:

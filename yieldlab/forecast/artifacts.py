@@ -181,16 +181,19 @@ def listed(folder: Path) -> list[Card | tuple[Path, str]]:
     return found
 
 
+def card_path(name: str, folder: Path) -> Path | None:
+    """The file of the card called `name`, or of the released model of that name, if there is one."""
+    paths = (folder / f"{stem}{CARD_SUFFIX}" for stem in (name, released_name(name)))
+    return next((path for path in paths if path.is_file()), None)
+
+
 def find(name: str, folder: Path) -> Card:
     """The card called `name`, or of the released model of that name. Raises DataError with the nearest one."""
-    for stem in (name, released_name(name)):
-        if (folder / f"{stem}{CARD_SUFFIX}").is_file():
-            card = read_card(folder / f"{stem}{CARD_SUFFIX}")
-            if name in MODELS and card.model != name:
-                raise DataError(
-                    f"the card {card.path} is of a model {card.model!r}, not {name!r}; train the model again"
-                )
-            return card
+    if (path := card_path(name, folder)) is not None:
+        card = read_card(path)
+        if name in MODELS and card.model != name:
+            raise DataError(f"the card {path} is of a model {card.model!r}, not {name!r}; train the model again")
+        return card
     names = [path.name.removesuffix(CARD_SUFFIX) for path in folder.glob(f"*{CARD_SUFFIX}")]
     train = f"; `yieldlab models train {name}` makes one" if name in MODELS else did_you_mean(name, names)
     raise DataError(f"there is no trained model {name!r} in {folder}{train}")
