@@ -164,8 +164,12 @@ def test_it_is_what_its_members_say_alone_weighed_in_a_plain_loop(panel: Panel) 
     assert not np.isnan(expected).all()
     weights = model.document()["weights"]
     assert weights == pytest.approx({name: each / sum(inverse.values()) for name, each in inverse.items()})
-    for field, values in model.parts(windows, TEST).items():
-        np.testing.assert_array_equal(values, said[field.removeprefix("forecast_")])
+    both, lacking = model.fields_and_parts(windows, TEST)
+    assert list(both) == ["forecast_ensemble", "forecast_lstm", "forecast_pool_mean", "forecast_xgboost"]
+    for name, values in said.items():
+        np.testing.assert_array_equal(both[f"forecast_{name}"], values)
+    holes = np.isnan(np.stack(list(said.values())))
+    assert lacking == np.count_nonzero(holes.any(axis=0) & ~holes.all(axis=0))
 
 
 def test_fitted_anew_in_each_fold_it_says_what_its_members_walk_forwards_say(panel: Panel, tmp_path: Path) -> None:
@@ -218,8 +222,9 @@ def test_weights_may_be_given_and_a_member_of_weight_0_is_not_asked(panel: Panel
     model = fitted(panel, "ar", "ewma", "pool_mean", how="given", **{"ar.weight": 3.0, "pool_mean.weight": 0.0})
     assert model.document()["weights"] == {"ar": 0.75, "ewma": 0.25, "pool_mean": 0.0}
     windows = windows_of(panel, model.settings)
-    assert list(model.parts(windows, TEST)) == ["forecast_ar", "forecast_ewma"]
-    ar, ewma = model.parts(windows, TEST).values()
+    both, _ = model.fields_and_parts(windows, TEST)
+    assert list(both) == ["forecast_ensemble", "forecast_ar", "forecast_ewma"]
+    _, ar, ewma = both.values()
     found = model.fields(windows, TEST)["forecast_ensemble"]
     np.testing.assert_allclose(found, np.where(np.isnan(ar), ewma, 0.75 * ar + 0.25 * ewma), rtol=1e-12)
 
@@ -291,7 +296,9 @@ def test_forecasts_of_the_test_days_without_some_member_are_counted(panel: Panel
     windows = windows_of(late, settings_of("ensemble", of("ar", "ewma")))
     days = [str(time.astype("datetime64[D]")) for time in late.times]
     begin, end = (days.index(day) for day in last.best.data["split"]["test"])
-    parts = load(last.best).parts(windows, (begin, end + 1))  # type: ignore[attr-defined]
+    best = load(last.best)
+    assert isinstance(best, Ensemble)
+    parts, _ = best.fields_and_parts(windows, (begin, end + 1))
     expected = int((np.isnan(parts["forecast_ar"]) & ~np.isnan(parts["forecast_ewma"])).sum())
     assert last.best.metrics["test"]["lacking"] == expected > 5
 

@@ -16,9 +16,10 @@ pytest.importorskip("xgboost", reason="needs the extra: ml")
 from yieldlab.causality import assert_causal
 from yieldlab.errors import DataError, UsageError
 from yieldlab.forecast.registry import settings_of
-from yieldlab.forecast.risk import RiskClassifier, confusion, log_loss
+from yieldlab.forecast.risk import RiskClassifier
 from yieldlab.forecast.risk_features import FAMILIES, family, risk_features
 from yieldlab.forecast.risk_labels import THRESHOLDS, labels
+from yieldlab.forecast.risk_scores import confusion, log_loss
 from yieldlab.forecast.windows import Windows
 from yieldlab.panel import Panel
 from yieldlab.sample import synthetic
@@ -321,7 +322,7 @@ def test_a_family_of_protocols_that_training_never_saw_gets_no_class() -> None:
     lending = np.arange(12) % 2 == 0
     for values in found.values():
         np.testing.assert_array_equal(~np.isnan(values), windows.usable[TEST[0] : TEST[1]] & lending)
-    assert model.unseen(windows) == [None, "amm"] * 6
+    assert model.unseen(windows) == [None, "the family amm of protocols"] * 6
     again = classifier()
     again.restore(json.loads(json.dumps(model.document())), model.weights())
     assert again.unseen(windows) == model.unseen(windows)

@@ -157,13 +157,16 @@ def read_panel(store: Store, fields: Iterable[str], as_of: datetime | None) -> t
 def check_models(store: Store, fields: Iterable[str]) -> None:
     """Raise UsageError for a forecast that no model of ours makes and no run in the store has."""
     from yieldlab import schema
+
+    forecasts = [field for field in fields if field.startswith(schema.FORECAST)]
+    if not forecasts:
+        return
     from yieldlab.forecast.registry import FORECASTERS
 
-    for field in fields:
-        name = field.removeprefix(schema.FORECAST)
-        if name == field or name in FORECASTERS:
-            continue
-        stored = {each for listed in store.forecast_runs()["fields"] for each in listed.split(",")}
-        if field not in stored:
-            own = [each.removeprefix(schema.FORECAST) for each in stored if each.startswith(schema.FORECAST)]
-            raise UsageError(f"no model {name!r} forecasts a yield{did_you_mean(name, {*FORECASTERS, *own})}")
+    stored = {each for listed in store.forecast_runs()["fields"] for each in listed.split(",")}
+    known = {f"{schema.FORECAST}{name}" for name in FORECASTERS} | stored
+    for field in forecasts:
+        if field not in known:
+            name = field.removeprefix(schema.FORECAST)
+            among = [each.removeprefix(schema.FORECAST) for each in known if each.startswith(schema.FORECAST)]
+            raise UsageError(f"no model {name!r} forecasts a yield{did_you_mean(name, among)}")

@@ -41,6 +41,9 @@ class _Baseline(ABC):
         usable = windows.usable[begin:end]
         return {f"forecast_{self.name}": np.where(usable, self._forecast(windows)[begin:end], np.nan)}
 
+    def unseen(self, windows: Windows) -> list[str | None]:
+        return [None] * windows.shape[1]
+
     def refit_settings(self) -> dict[str, Value]:
         return dict(self.settings)
 

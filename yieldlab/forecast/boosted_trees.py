@@ -80,6 +80,9 @@ class BoostedTrees:
             result[t[part] - rows[0], n[part]] = apy
         return {f"forecast_{self.name}": result}
 
+    def unseen(self, windows: Windows) -> list[str | None]:
+        return self._scaler.unseen(windows)
+
     def refit_settings(self) -> dict[str, Value]:
         """As many trees as were kept."""
         return {**self.settings, "n_estimators": best_of(self.history)}
@@ -181,8 +184,6 @@ def check_rounds(name: str, settings: Mapping[str, Value]) -> None:
     for key in ("n_estimators", "max_depth"):
         if int(str(settings[key])) < 1:
             raise UsageError(f"setting {key} of model {name!r} must be 1 or more, not {settings[key]}")
-    if not float(str(settings["learning_rate"])) > 0.0:
-        raise UsageError(f"with a learning_rate of 0 model {name!r} learns nothing; set one above 0")
     for key in ("subsample", "colsample_bytree"):
         if not 0.0 < float(str(settings.get(key, 1.0))) <= 1.0:
             raise UsageError(f"setting {key} of model {name!r} is a share above 0, 1 at the most, not {settings[key]}")

@@ -14,7 +14,7 @@ import io
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from yieldlab.errors import DataError, UsageError, did_you_mean
 from yieldlab.folds import Rows
 from yieldlab.forecast.protocol import EpochDone, Model
-from yieldlab.forecast.registry import entry, learns_from_validation, make, members_of
+from yieldlab.forecast.registry import entry, make, members_of, to_judge
 from yieldlab.forecast.scaling import YieldTransform
 from yieldlab.forecast.windows import Windows
 from yieldlab.space import Value
@@ -39,10 +39,12 @@ HOW = (*FITTED, "given")
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Member -> weight, which add up to 1, and the validation cells that they rest on (0 for `mean`)."""
+    """Member -> weight, which add up to 1, the validation cells that they rest on and the last row of truth that was
+    looked at (0 and -1 where none was)."""
 
     values: Mapping[str, float]
-    cells: int
+    cells: int = 0
+    last: int = -1
 
     @classmethod
     def fit(cls, predictions: Mapping[str, Floats], truth: Floats, how: str = "inverse_error") -> Self:
@@ -53,7 +55,7 @@ class Weights:
         """
         check_how(how, FITTED)
         if how == "mean":
-            return cls({name: 1.0 / len(predictions) for name in predictions}, 0)
+            return cls({name: 1.0 / len(predictions) for name in predictions})
         common = ~np.isnan(truth) & ~np.isnan(np.stack(list(predictions.values()))).any(axis=0)
         if not common.any():
             raise DataError(
@@ -73,14 +75,19 @@ class Weights:
             )
         shares = {name: least / error if error else 1.0 for name, error in errors.items()}
         total = sum(shares.values())
-        return cls({name: share / total for name, share in shares.items()}, int(common.sum()))
+        last = int(np.flatnonzero(~np.isnan(truth).all(axis=1))[-1])
+        return cls({name: share / total for name, share in shares.items()}, int(common.sum()), last)
+
+    @property
+    def counting(self) -> list[str]:
+        """The members that have a weight."""
+        return [name for name, weight in self.values.items() if weight]
 
     def combine(self, predictions: Mapping[str, Floats]) -> tuple[Floats, int]:
         """The weighted mean of the members that have a weight, and how many of these forecasts lack one of them: there
         the weights of those present are scaled up to 1. NaN where none has one."""
-        weighty = {name: weight for name, weight in self.values.items() if weight}
-        values = np.stack([predictions[name] for name in weighty])
-        weights = np.array(list(weighty.values()))[:, None, None]
+        values = np.stack([predictions[name] for name in self.counting])
+        weights = np.array([self.values[name] for name in self.counting])[:, None, None]
         present = ~np.isnan(values)
         whole = np.sum(weights * present, axis=0)
         weighed = np.sum(weights * np.where(present, values, 0.0), axis=0)
@@ -103,7 +110,9 @@ class Ensemble:
         self._models = {member: self._made(member) for member in members_of(str(settings["members"]))}
         given = self._given()
         if self._how == "given" and not any(given.values()):
-            raise UsageError(f"the weights of model {name!r} are all 0; give one a weight, as {self._example()}")
+            raise UsageError(
+                f"the weights of model {name!r} are all 0; give one a weight, as {next(iter(given))}.weight=1"
+            )
         if self._how != "given" and set(given.values()) != {1.0}:
             raise UsageError(f"weights of model {name!r} are given, and how is {self._how}; set how=given with them")
 
@@ -123,10 +132,7 @@ class Ensemble:
             try:
                 yield from model.fit(windows, train, valid)
                 if valid is not None and self._how == "inverse_error":
-                    judged = model
-                    if learns_from_validation(member):
-                        judged = self._made(member)
-                        yield from judged.fit(windows, train, None)
+                    judged = yield from to_judge(model, windows, train)
                     checked[member] = judged.fields(windows, valid)[f"forecast_{member}"]
             except DataError as error:
                 failures[member], given[member] = error, 0.0
@@ -135,34 +141,37 @@ class Ensemble:
         if not any(given.values()):
             raise next(iter(failures.values()))
         self.failed = {member: str(error) for member, error in failures.items()}
-        if valid is None or self._how != "inverse_error":
-            shares, cells = {member: weight / sum(given.values()) for member, weight in given.items()}, 0
-        else:
-            truth = windows.label[valid[0] : valid[1]]
-            found = Weights.fit(checked, truth, self._how)
-            shares, cells = {**given, **found.values}, found.cells
-            known = np.flatnonzero(~np.isnan(truth).all(axis=1))
-            self.trained_through = max(self.trained_through, valid[0] + int(known[-1]) + windows.horizon)
-        self._weights = Weights(shares, cells)
-        self._learned = [member for member, weight in given.items() if weight]
-
-    def parts(self, windows: Windows, rows: Rows) -> dict[str, Floats]:
-        """Field -> (rows, N) forecasts of each member that counts, fractions, NaN = none."""
-        counted = {member: model for member, model in self._models.items() if self._weights.values[member]}
-        return {field: values for model in counted.values() for field, values in model.fields(windows, rows).items()}
+        self._weights = Weights({member: weight / sum(given.values()) for member, weight in given.items()})
+        if valid is not None and self._how == "inverse_error":
+            found = Weights.fit(checked, windows.label[valid[0] : valid[1]], self._how)
+            self._weights = replace(found, values={**given, **found.values})
+            self.trained_through = max(self.trained_through, valid[0] + found.last + windows.horizon)
 
     def fields(self, windows: Windows, rows: Rows) -> dict[str, Floats]:
         """Weighted mean of the members' forecasts; of those that are there where one has none."""
-        parts = self.parts(windows, rows)
-        weights = {f"forecast_{member}": weight for member, weight in self._weights.values.items()}
-        values, _ = Weights(weights, self._weights.cells).combine(parts)
-        return {f"forecast_{self.name}": values}
+        field = f"forecast_{self.name}"
+        return {field: self.fields_and_parts(windows, rows)[0][field]}
+
+    def fields_and_parts(self, windows: Windows, rows: Rows) -> tuple[dict[str, Floats], int]:
+        """The field of the ensemble, then that of each member which counts, and how many of its forecasts lack one."""
+        said = {
+            member: self._models[member].fields(windows, rows)[f"forecast_{member}"]
+            for member in self._weights.counting
+        }
+        combined, lacking = self._weights.combine(said)
+        parts = {f"forecast_{member}": values for member, values in said.items()}
+        return {f"forecast_{self.name}": combined, **parts}, lacking
+
+    def unseen(self, windows: Windows) -> list[str | None]:
+        """The kinds that no member has seen."""
+        kinds = [self._models[member].unseen(windows) for member in self._weights.counting]
+        return [each[0] if all(each) else None for each in zip(*kinds, strict=True)]
 
     def refit_settings(self) -> dict[str, Value]:
         """The members' own, and the weights that were found."""
         weights = {f"{member}.weight": weight for member, weight in self._weights.values.items()}
         settings: dict[str, Value] = {**self.settings, "how": "given", **weights}
-        for member in self._learned:
+        for member in self._weights.counting:
             own = self._models[member].refit_settings()
             settings |= {f"{member}.{key}": value for key, value in own.items() if f"{member}.{key}" in settings}
         return settings
@@ -171,14 +180,14 @@ class Ensemble:
         return {
             "weights": dict(self._weights.values),
             "cells": self._weights.cells,
-            "members": {member: self._models[member].document() for member in self._learned},
+            "members": {member: self._models[member].document() for member in self._weights.counting},
         }
 
     def weights(self) -> bytes | None:
         """A ZIP archive of the members' own files, stored as they are."""
         content = io.BytesIO()
         with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
-            for member in self._learned:
+            for member in self._weights.counting:
                 own = self._models[member].weights()
                 if own is not None:
                     archive.writestr(zipfile.ZipInfo(_file(member)), own)  # without a date: equal models, equal bytes
@@ -188,18 +197,15 @@ class Ensemble:
         try:
             values = {member: float(document["weights"][member]) for member in self._models}
             self._weights = Weights(values, int(document["cells"]))
-            fitted = {member: dict(each) for member, each in dict(document["members"]).items()}
-            self._learned = [member for member in self._models if member in fitted]
-            if lacking := [member for member, weight in values.items() if weight and member not in fitted]:
-                raise KeyError(lacking[0])
+            fitted = {member: dict(document["members"][member]) for member in self._weights.counting}
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"the card of model {self.name!r} does not describe an ensemble ({error})") from error
         shares = np.array(list(values.values()))
         if not (np.isfinite(shares).all() and (shares >= 0.0).all() and np.isclose(shares.sum(), 1.0)):
             raise DataError(f"the card of model {self.name!r} has weights that are no shares of 1")
-        own = _unpacked(self.name, weights or b"", [_file(each) for each in self._learned if entry(each).suffix])
-        for member in self._learned:
-            self._models[member].restore(fitted[member], own.get(_file(member)))
+        own = _unpacked(self.name, weights or b"", [_file(each) for each in fitted if entry(each).suffix])
+        for member, each in fitted.items():
+            self._models[member].restore(each, own.get(_file(member)))
 
     def _made(self, member: str) -> Model:
         """A fresh member: its own settings, and those of the windows, which all share."""
@@ -211,9 +217,6 @@ class Ensemble:
 
     def _given(self) -> dict[str, float]:
         return {member: float(str(self.settings[f"{member}.weight"])) for member in self._models}
-
-    def _example(self) -> str:
-        return f"{next(iter(self._models))}.weight=1"
 
 
 def _mean_square(errors: Floats) -> float:

@@ -135,16 +135,14 @@ def _combined(
 ) -> Computed:
     _, valid = inner(fold.train, VALIDATION_SHARE, purge=purge)
     checked = {name: _dense(panel, rows, name, VALIDATION, valid) for name, rows in parts.items()}
-    wanted = truth[valid[0] : valid[1]]
-    weights = Weights.fit(checked, wanted, how)
+    weights = Weights.fit(checked, truth[valid[0] : valid[1]], how)
     unseen = {name: _dense(panel, rows, name, TEST, fold.predict) for name, rows in parts.items()}
     combined, lacking = weights.combine(unseen)
     if lost:  # a member that has no forecast in the whole fold is lacking in every cell
         lacking = int(np.count_nonzero(~np.isnan(combined)))
     through = max(_through(panel, rows) for rows in parts.values())
     if weights.cells:
-        known = np.flatnonzero(~np.isnan(wanted).all(axis=1))
-        through = max(through, valid[0] + int(known[-1]) + horizon)
+        through = max(through, valid[0] + weights.last + horizon)
     note = json.dumps({"weights": dict(weights.values), "cells": weights.cells, "lacking": lacking})
     rows = forecast_rows(panel, fold, TEST, fold.predict[0], {f"forecast_{ENSEMBLE}": combined}, through)
     return rows, (note,)
@@ -154,10 +152,9 @@ def _answering(store: Store | None) -> dict[str, str]:
     """Field -> the run whose forecasts a panel reads."""
     if store is None:
         return {}
-    runs = store.forecast_runs().sort("known_at", "created_at")
     return {
         field: run.split(".")[0]
-        for run, fields in runs.select("run_id", "fields").rows()
+        for run, fields in store.forecast_runs().select("run_id", "fields").rows()
         for field in fields.split(",")
     }
 

@@ -249,7 +249,7 @@ def _keep(store: Store | None, folder: RunFolder, rows: pl.DataFrame) -> str | N
     manifest = folder.manifest
     with store.writing():
         known = store.forecast_runs()
-        rivals = known.sort("known_at", "created_at")
+        rivals = known
         if manifest.as_of_instant is not None:
             rivals = rivals.filter(pl.col("known_at") <= manifest.as_of_instant)
         # The store answers for each field with the last run in this order that has it, whatever else it has.

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from yieldlab.errors import DataError, UsageError
 from yieldlab.forecast.evaluate import Evaluation, compare
 from yieldlab.forecast.registry import check_package
-from yieldlab.forecast.risk_labels import CLASSES, HIGH, THRESHOLDS, labels
+from yieldlab.forecast.risk_labels import CLASSES, HIGH, labels_by
+from yieldlab.forecast.risk_scores import confusion, gain_shares, log_loss
 from yieldlab.panel import Panel
 from yieldlab.runs import RunFolder
 from yieldlab.schema import FORECAST, PERSISTENCE
@@ -21,9 +22,6 @@ from yieldlab.schema import FORECAST, PERSISTENCE
 Floats = NDArray[np.float64]
 
 RISK_FIELDS = ("risk_class", "risk_prob_medium", "risk_prob_high")
-
-#: A probability is never taken as surer than this in a logarithm.
-LEAST_PROBABILITY = 1e-9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,17 +86,14 @@ def risk_outcome(panel: Panel, window: tuple[int, int], run: RunFolder | None = 
     given, medium, high = (_between(panel.raw(field), window) for field in RISK_FIELDS)
     ahead = origin.horizon_days
     settings = {} if run is None else run.manifest.config.get("settings")
-    settings = settings if isinstance(settings, dict) else {}
-    thresholds = {name: float(str(value)) for name, value in settings.items() if name in THRESHOLDS}
-    happened = labels(panel, horizon=ahead, deviation_days=min(30, ahead), **thresholds)
+    happened = labels_by(panel, ahead, settings if isinstance(settings, dict) else {})
     both = ~np.isnan(given) & ~np.isnan(happened)
     if not both.any():
         raise DataError(f"no day with a class of risk lies {origin.horizon_days} days before the end of the data")
     rows = np.flatnonzero(both.any(axis=1))
     label, said = happened[both].astype(int), given[both].astype(int)
     chances = np.stack([1.0 - medium[both] - high[both], medium[both], high[both]], axis=1)
-    table = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
-    np.add.at(table, (label, said), 1)
+    table = np.array(confusion(label, said))
     told = [] if run is None else [note for path in run.chunks().values() for note in run.chunk_signals(path)]
     notes = [json.loads(note) for note in told]
     days = panel.times.astype("datetime64[D]")
@@ -106,30 +101,16 @@ def risk_outcome(panel: Panel, window: tuple[int, int], run: RunFolder | None = 
         run_id=origin.run_id,
         samples=int(label.size),
         confusion=pl.DataFrame({"happened": list(CLASSES), **{name: table[:, i] for i, name in enumerate(CLASSES)}}),
-        log_loss=_log_loss(label, chances),
-        log_loss_base=_log_loss(label, np.broadcast_to(table.sum(axis=1) / label.size, chances.shape)),
+        log_loss=log_loss(label, chances),
+        log_loss_base=log_loss(label, np.broadcast_to(table.sum(axis=1) / label.size, chances.shape)),
         pr_auc_high=float(average_precision_score(label == HIGH, chances[:, HIGH])) if (label == HIGH).any() else None,
         base_rate_high=float((label == HIGH).mean()),
-        importance=_shares([each["importance"] for each in notes]),
+        importance=gain_shares([each["importance"] for each in notes]),
         calibrated=sum(each["calibrated"] for each in notes),
         folds=len(notes),
         first=str(days[rows[0]]),
         last=str(days[rows[-1]]),
     )
-
-
-def _log_loss(label: NDArray[np.int64], chances: Floats) -> float:
-    came = chances[np.arange(label.size), label]
-    return float(-np.log(np.clip(came, LEAST_PROBABILITY, 1.0)).mean())
-
-
-def _shares(gains: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean over the folds of each feature's share of the gain, the largest first."""
-    total: dict[str, float] = {}
-    for fold in gains:
-        for name, gain in fold.items():
-            total[name] = total.get(name, 0.0) + gain / sum(fold.values()) / len(gains)
-    return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _between(values: Floats, window: tuple[int, int]) -> Floats:

@@ -33,8 +33,10 @@ class Model(Protocol):
     `settings` is every setting it was made with."""
 
     name: str
-    settings: Mapping[str, Value]
     trained_through: int
+
+    @property
+    def settings(self) -> Mapping[str, Value]: ...
 
     def fit(self, windows: Windows, train: Rows, valid: Rows | None) -> Iterator[EpochDone]:
         """Learn from the labelled samples that end in `train`; `valid` decides when to stop and calibrates, None = no
@@ -43,6 +45,11 @@ class Model(Protocol):
 
     def fields(self, windows: Windows, rows: Rows) -> dict[str, Floats]:
         """Panel field -> (rows, N) values, NaN = none: rates as fractions."""
+        ...
+
+    def unseen(self, windows: Windows) -> list[str | None]:
+        """Of each pool, in words, the kind that it is of and that no pool of the training was, so that it has no
+        forecast; None where there is no such kind."""
         ...
 
     def refit_settings(self) -> dict[str, Value]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 
 from yieldlab.errors import MissingPackageError, UsageError, did_you_mean
 from yieldlab.features.sets import SETS
-from yieldlab.forecast.protocol import Model
+from yieldlab.folds import Rows
+from yieldlab.forecast.protocol import EpochDone, Model
 from yieldlab.forecast.windows import Windows
 from yieldlab.panel import Panel
 from yieldlab.space import Value, alike
@@ -196,6 +197,8 @@ def settings_of(name: str, given: Mapping[str, Value] | None = None) -> dict[str
             raise UsageError(f"setting {key} of model {name!r} must be from 0 to {_MOST:.0e}, not {value}")
         if key.rpartition(".")[2] == "threads" and int(str(value)) > _MOST_THREADS:
             raise UsageError(f"setting {key} of model {name!r} must be from 0 to {_MOST_THREADS}, not {value}")
+        if key.rpartition(".")[2] == "learning_rate" and not value:
+            raise UsageError(f"with a {key} of 0 model {name!r} learns nothing; set one above 0")
     for key in ("horizon", "lookback"):
         if int(str(settings[key])) < 1:
             raise UsageError(f"{key} must be a whole number of days, 1 or more, not {settings[key]!r}")
@@ -217,10 +220,14 @@ def make(name: str, given: Mapping[str, Value] | None = None) -> Model:
     return model
 
 
-def learns_from_validation(name: str) -> bool:
-    """Whether the model, having nothing to stop early, is fitted on the validation rows like on any others: what it
-    says of them when it was is no test of it."""
-    return entry(name).module == "baselines"
+def to_judge(model: Model, windows: Windows, train: Rows) -> Generator[EpochDone, None, Model]:
+    """The model whose forecasts of the validation rows are a test. A baseline, having nothing to stop early, is fitted
+    on those rows like on any others, so that one which was not takes its place."""
+    if entry(model.name).module != "baselines":
+        return model
+    other = make(model.name, model.settings)
+    yield from other.fit(windows, train, None)
+    return other
 
 
 def check_package(package: str, what: str) -> None:

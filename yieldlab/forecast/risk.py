@@ -8,7 +8,7 @@ frequent each class was in training. The first half says when to stop adding tre
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +33,9 @@ from yieldlab.forecast.boosted_trees import (
     untold,
 )
 from yieldlab.forecast.protocol import EpochDone
-from yieldlab.forecast.risk_features import risk_features
-from yieldlab.forecast.risk_labels import CLASSES, HIGH, MEDIUM, THRESHOLDS, labels
+from yieldlab.forecast.risk_features import FAMILIES, OTHER, families_of, risk_features
+from yieldlab.forecast.risk_labels import CLASSES, HIGH, MEDIUM, THRESHOLDS, labels_by
+from yieldlab.forecast.risk_scores import LEAST_PROBABILITY, confusion, log_loss
 from yieldlab.forecast.windows import Ints, Windows
 from yieldlab.space import Value
 
@@ -45,12 +46,8 @@ OBJECTIVE = "multi:softprob"
 #: A calibration needs so many samples of every class.
 SAMPLES_PER_CLASS = 20
 
-#: What the columns of families of protocols begin with, and the features that have to have a value in training.
-FAMILY = "family_"
+#: Features that have to have a value in training.
 NEEDED = ("apy_percent", "tvl_usd")
-
-#: Probabilities below are taken as this before their logarithm.
-LEAST_PROBABILITY = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +110,8 @@ class RiskClassifier:
             if np.isnan(values[t, n, names.index(name)]).all():
                 raise DataError(f"the feature {name} has no value on any of the {t.size:,} training samples")
         self.trained_through = int(t.max()) + windows.horizon
-        self._families = tuple(name for name in families(names) if values[t, n, names.index(name)].any())
+        kinds = families_of(windows.panel)
+        self._families = tuple(sorted({kinds[pool] for pool in np.unique(n)}))
         self._priors = counts / counts.sum()
         learned = self._matrix(values, t, n, label)
         checked, kept = None, None
@@ -132,7 +130,7 @@ class RiskClassifier:
         self, windows: Windows, values: Floats, valid: Rows, happened: Floats
     ) -> tuple[xgb.DMatrix, tuple[Ints, Ints, Ints]]:
         """What says when to stop (the first half of the days), and the samples to calibrate on (the second)."""
-        t, n, label = _labelled(*self._samples(windows, values, valid), happened)
+        t, n, label = _labelled(*self._samples(windows, valid), happened)
         if not t.size:
             raise DataError("there is no validation day with a risk label, so nothing can be stopped by it")
         self.trained_through = max(self.trained_through, int(t.max()) + windows.horizon)
@@ -167,9 +165,7 @@ class RiskClassifier:
 
     def labels(self, windows: Windows) -> Floats:
         """(T, N) what happened, by this model's thresholds; NaN = no label."""
-        horizon = windows.horizon
-        thresholds = {name: float(str(self.settings[name])) for name in THRESHOLDS}
-        return labels(windows.panel, horizon=horizon, deviation_days=min(30, horizon), **thresholds)
+        return labels_by(windows.panel, windows.horizon, self.settings)
 
     def probabilities(self, windows: Windows, rows: Rows) -> Floats:
         """(rows, N, 3) calibrated probability of each class, NaN where no window may be used and for pools of a family
@@ -177,7 +173,7 @@ class RiskClassifier:
         names, values = _inputs(windows)
         if names != self._names:
             raise DataError(f"model {self.name!r} was trained with other features than this panel gives")
-        t, n = self._samples(windows, values, rows)
+        t, n = self._samples(windows, rows)
         result = np.full((rows[1] - rows[0], windows.shape[1], len(CLASSES)), np.nan)
         if t.size:
             result[t - rows[0], n] = self._calibrated(self._answers(values, t, n))
@@ -193,14 +189,10 @@ class RiskClassifier:
 
     def report(self, windows: Windows, rows: Rows) -> RiskReport:
         """How it does on days that it should not have learned from. Raises DataError when none has a label."""
-        probabilities = self.probabilities(windows, rows)
-        given = ~np.isnan(probabilities[:, :, HIGH])
-        t, n, label = _labelled(*windows.samples(rows, labelled=False), self.labels(windows))
-        known = given[t - rows[0], n]
-        t, n, label = t[known], n[known], label[known]
+        t, n, label = _labelled(*self._samples(windows, rows), self.labels(windows))
         if not t.size:
             raise DataError(f"none of the {rows[1] - rows[0]} days reported on has a risk label and a class given")
-        found = probabilities[t - rows[0], n]
+        found = self.probabilities(windows, rows)[t - rows[0], n]
         priors = np.broadcast_to(self._priors, found.shape)
         high = label == HIGH
         return RiskReport(
@@ -253,7 +245,7 @@ class RiskClassifier:
             self.history = untold(document["history"])
             sound = self._priors.shape == (len(CLASSES),) and bool((self._priors >= 0.0).all())
             sound = sound and bool(np.isclose(self._priors.sum(), 1.0))
-            sound = sound and set(self._families) <= set(families(self._names)) and bool(self._families)
+            sound = sound and set(self._families) <= {*FAMILIES, OTHER} and bool(self._families)
             if self._coefficients is not None:
                 fits = self._coefficients.shape == (len(CLASSES), len(CLASSES) + 1)
                 sound = sound and fits and np.isfinite(self._coefficients).all()
@@ -264,18 +256,13 @@ class RiskClassifier:
         self._booster = booster_of(self.name, weights, OBJECTIVE, self._names)
 
     def unseen(self, windows: Windows) -> list[str | None]:
-        """Of each pool the family of its protocol if the training never saw one of it, else None."""
-        names, values = _inputs(windows)
-        own = [
-            next((each for each in families(names) if values[0, pool, names.index(each)]), "")
-            for pool in range(windows.shape[1])
-        ]
-        return [None if each in self._families else each.removeprefix(FAMILY) for each in own]
+        kinds = families_of(windows.panel)
+        return [None if kind in self._families else f"the family {kind} of protocols" for kind in kinds]
 
-    def _samples(self, windows: Windows, values: Floats, rows: Rows) -> tuple[Ints, Ints]:
+    def _samples(self, windows: Windows, rows: Rows) -> tuple[Ints, Ints]:
         """As `Windows.samples`, of the pools whose family of protocols the training saw."""
         t, n = windows.samples(rows, labelled=False)
-        known = values[0][:, [self._names.index(name) for name in self._families]].any(axis=1)[n]
+        known = np.array([kind is None for kind in self.unseen(windows)])[n]
         return t[known], n[known]
 
     def _matrix(self, values: Floats, t: Ints, n: Ints, label: Ints | None = None) -> xgb.DMatrix:
@@ -300,27 +287,6 @@ class RiskClassifier:
             return _shares(weighted)
         scores = _logs(answers) @ self._coefficients[:, :-1].T + self._coefficients[:, -1]
         return _shares(np.exp(scores - scores.max(axis=1, keepdims=True)))
-
-
-def confusion(label: Ints, given: Ints) -> tuple[tuple[int, ...], ...]:
-    """Rows: what happened, columns: the class given.
-
-    >>> confusion(np.array([0, 2, 2]), np.array([0, 0, 2]))
-    ((1, 0, 0), (0, 0, 0), (1, 0, 1))
-    """
-    counted = np.bincount(label * len(CLASSES) + given, minlength=len(CLASSES) ** 2)
-    return tuple(tuple(row) for row in counted.reshape(len(CLASSES), len(CLASSES)).tolist())
-
-
-def log_loss(label: Ints, probabilities: Floats) -> float:
-    """Mean of -log of the probability given to what happened, taken as 1e-9 where it is below."""
-    came = probabilities[np.arange(label.size), label]
-    return float(-np.log(np.maximum(came, LEAST_PROBABILITY)).mean())
-
-
-def families(names: Sequence[str]) -> list[str]:
-    """The columns that say of which family of protocols a pool is."""
-    return [name for name in names if name.startswith(FAMILY)]
 
 
 def _inputs(windows: Windows) -> tuple[tuple[str, ...], Floats]:

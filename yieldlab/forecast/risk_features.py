@@ -67,7 +67,7 @@ def risk_features(panel: Panel) -> dict[str, Floats]:
         "age_days": _age(panel),
         "silent_days": panel.age("apy"),
     }
-    kinds = [family(protocol) for protocol in _protocols(panel)]
+    kinds = families_of(panel)
     for kind in (*FAMILIES, OTHER):
         made[f"family_{kind}"] = np.tile(np.array([float(each == kind) for each in kinds]), (panel.shape[0], 1))
     return made
@@ -86,8 +86,10 @@ def family(protocol: str | None) -> str:
     return OTHER
 
 
-def _protocols(panel: Panel) -> list[str | None]:
-    return panel.pools["protocol"].to_list() if "protocol" in panel.pools.columns else [None] * panel.shape[1]
+def families_of(panel: Panel) -> list[str]:
+    """The kind of each pool's protocol."""
+    known = panel.pools["protocol"].to_list() if "protocol" in panel.pools.columns else [None] * panel.shape[1]
+    return [family(protocol) for protocol in known]
 
 
 def _carried(panel: Panel, field: str) -> Floats:

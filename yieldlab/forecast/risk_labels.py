@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from bisect import insort
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +86,13 @@ def labels(
     result[:later] = np.where(high, HIGH, np.where(medium, MEDIUM, LOW))
     result[np.isnan(apy)] = np.nan
     return result
+
+
+def labels_by(panel: Panel, horizon: int, settings: Mapping[str, object]) -> Floats:
+    """`labels` by the thresholds among a model's `settings`, for as long as it looks ahead, deviations over 30 days at
+    the most."""
+    thresholds = {name: float(str(settings[name])) for name in THRESHOLDS if name in settings}
+    return labels(panel, horizon=horizon, deviation_days=min(30, horizon), **thresholds)
 
 
 def _lowest_ahead(observed: Floats, horizon: int) -> Floats:

@@ -185,8 +185,12 @@ class Scaler:
     def samples(self, windows: Windows, rows: Rows, *, labelled: bool) -> tuple[Ints, Ints]:
         """As `Windows.samples`, of the pools whose protocol the training samples had."""
         t, n = windows.samples(rows, labelled=labelled)
-        seen = np.array([protocol in self.seen for protocol in windows.block.protocols], dtype=bool)[n]
-        return t[seen], n[seen]
+        known = np.array([kind is None for kind in self.unseen(windows)])[n]
+        return t[known], n[known]
+
+    def unseen(self, windows: Windows) -> list[str | None]:
+        """Of each pool its protocol, in words, if the training samples had none of it."""
+        return [None if each in self.seen else f"protocol {each}" for each in windows.block.protocols]
 
     def to_stop_by(self, windows: Windows, valid: Rows) -> tuple[Ints, Ints]:
         """The labelled samples of the validation rows. Raises DataError when there is none."""

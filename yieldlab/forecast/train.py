@@ -18,8 +18,9 @@ import polars as pl
 from yieldlab.errors import DataError
 from yieldlab.folds import Rows, Split, chronological
 from yieldlab.forecast.artifacts import Card, find, load, save, versions
+from yieldlab.forecast.ensemble import Ensemble
 from yieldlab.forecast.evaluate import Evaluation, compare
-from yieldlab.forecast.protocol import EpochDone, Floats, Model
+from yieldlab.forecast.protocol import EpochDone, Model
 from yieldlab.forecast.registry import ENSEMBLE, REVISION, RISK, deciding, make, released_name, settings_of, windows_of
 from yieldlab.forecast.windows import Windows
 from yieldlab.panel import Panel
@@ -86,7 +87,7 @@ def train(
     # The label of the last day that a part may use lies `horizon` days on: the test part needs no purge after it.
     split = chronological(panel.shape[0], purge=windows.horizon, begin=int(t[0]))
     best = make(name, settings)
-    yield Stage("learning", _samples(windows, split.train, settings))
+    yield Stage("learning", _samples(windows, split.train, best))
     yield from best.fit(windows, split.train, split.valid)
     history = tuple(getattr(best, "history", ()))
     metrics, test = _tested(best, windows, split)
@@ -94,12 +95,12 @@ def train(
     if name != RISK:  # the classifier's calibration needs the validation days to stay unlearned
         through = (split.train[0], split.valid[1])
         released = make(name, best.refit_settings())
-        yield Stage("refitting through the validation days", _samples(windows, through, settings))
+        yield Stage("refitting through the validation days", _samples(windows, through, released))
         yield from released.fit(windows, through, None)
         # Weights and the number of epochs were chosen by validation labels, whatever the refit itself has read.
         released.trained_through = max(best.trained_through, released.trained_through)
-        if name == ENSEMBLE:
-            metrics["test"]["failed"] |= _failed(released)
+        if isinstance(released, Ensemble):
+            metrics["test"]["failed"] |= released.failed
     data: dict[str, object] = {
         **_origin(panel, settings),
         "split": {part: _days(panel, getattr(split, part)) for part in ("train", "valid", "test")},
@@ -132,9 +133,10 @@ def forecast_today(panel: Panel, model: Model, *, trained_through: str) -> pl.Da
             f"the model was trained on values of {trained_through}, and the data ends on {day}; a forecast of it would "
             "be none"
         )
-    made = model.fields(windows, (last, last + 1))
-    if model.name == ENSEMBLE:  # beside what it says stands what its members say
-        made |= _parts(model, windows, (last, last + 1))
+    if isinstance(model, Ensemble):  # beside what it says stands what its members say
+        made, _ = model.fields_and_parts(windows, (last, last + 1))
+    else:
+        made = model.fields(windows, (last, last + 1))
     values = {field: array[0] for field, array in made.items()}
     lacking = np.isnan(next(iter(values.values())))
     usable = windows.usable[last]
@@ -146,7 +148,7 @@ def forecast_today(panel: Panel, model: Model, *, trained_through: str) -> pl.Da
             f"no pool has the {windows.lookback} days of history up to {day} that a forecast needs; "
             "bring newer data in, or choose an earlier day with --as-of"
         )
-    unseen = _unseen(model, windows)
+    unseen = model.unseen(windows)
     if lacking.all() and all(unseen[i] for i in np.flatnonzero(usable)):
         names = ", ".join(sorted({protocols[i] for i in np.flatnonzero(usable)}))
         raise DataError(f"the model saw none of this panel's protocols in training: {names}; train it on this data")
@@ -170,25 +172,12 @@ def forecast_today(panel: Panel, model: Model, *, trained_through: str) -> pl.Da
     )
 
 
-def _samples(windows: Windows, rows: Rows, settings: Mapping[str, Value]) -> int | None:
+def _samples(windows: Windows, rows: Rows, model: Model) -> int | None:
     """Of how many samples a model learns; None for one of labels, or members, of its own."""
-    if "stride" not in settings and ("members" in settings or "tvl_fall_high" in settings):
+    if model.name in (RISK, ENSEMBLE):
         return None
-    stride = int(str(settings.get("stride", 1)))
+    stride = int(str(model.settings.get("stride", 1)))
     return int(windows.samples(rows, labelled=True, stride=stride)[0].size)
-
-
-def _unseen(model: Model, windows: Windows) -> list[str | None]:
-    """Of each pool the kind that no pool of the training had, of a model that answers for no other; else None."""
-    if model.name == RISK:
-        families: list[str | None] = getattr(model, "unseen")(windows)  # noqa: B009  # only the classifier has any
-        return [each and f"the family {each} of protocols" for each in families]
-    document: Mapping[str, Any] = model.document()
-    scalers = [each.get("scaler") for each in document.get("members", {"": document}).values()]
-    if not all(isinstance(scaler, dict) for scaler in scalers):
-        return [None] * windows.shape[1]
-    seen = {protocol for scaler in scalers for protocol in scaler["seen"]}
-    return [None if protocol in seen else f"protocol {protocol}" for protocol in windows.block.protocols]
 
 
 def _reason(lacking: bool, now: bool, usable: bool, unseen: str | None) -> str | None:
@@ -209,27 +198,17 @@ def _tested(model: Model, windows: Windows, split: Split) -> tuple[dict[str, dic
     if model.name == RISK:
         report = getattr(model, "report")(windows, split.test)  # noqa: B009  # only the classifier has one
         return {"test": asdict(report)}, None
+    told: dict[str, Any] = {}
+    if isinstance(model, Ensemble):
+        made, told["lacking"] = model.fields_and_parts(windows, split.test)
+        told["failed"] = dict(model.failed)
+    else:
+        made = model.fields(windows, split.test)
     forecast = np.full(windows.shape, np.nan)
-    begin, end = split.test
-    forecast[begin:end] = model.fields(windows, split.test)[f"forecast_{model.name}"]
+    forecast[slice(*split.test)] = made[f"forecast_{model.name}"]
     test = compare(windows.panel, {model.name: forecast}, horizon=windows.horizon, rows=split.test)
     row = next(row for row in test.overall.to_dicts() if row["model"] == model.name)
-    if model.name == ENSEMBLE:
-        missing = np.isnan(list(_parts(model, windows, split.test).values())).any(axis=0)
-        row["failed"] = _failed(model)
-        row["lacking"] = int(np.count_nonzero(missing & ~np.isnan(forecast[begin:end])))
-    return {"test": row}, test
-
-
-def _failed(model: Model) -> dict[str, str]:
-    """The members of an ensemble that could not learn, and why."""
-    return dict(getattr(model, "failed"))  # noqa: B009  # only the ensemble has any
-
-
-def _parts(model: Model, windows: Windows, rows: Rows) -> dict[str, Floats]:
-    """What the members of an ensemble say."""
-    parts: dict[str, Floats] = getattr(model, "parts")(windows, rows)  # noqa: B009  # only the ensemble has any
-    return parts
+    return {"test": {**row, **told}}, test
 
 
 def _origin(panel: Panel, settings: Mapping[str, Value]) -> dict[str, object]:

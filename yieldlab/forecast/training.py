@@ -69,8 +69,6 @@ class NetForecaster:
         for key in _COUNTS:
             if key in settings and self._whole(key) < 1:
                 raise UsageError(f"setting {key} of model {name!r} must be 1 or more, not {settings[key]}")
-        if not float(str(settings["learning_rate"])) > 0.0:
-            raise UsageError(f"with a learning_rate of 0 model {name!r} learns nothing; set one above 0")
         if not float(str(settings["dropout"])) < 1.0:
             raise UsageError(f"setting dropout of model {name!r} must be below 1, not {settings['dropout']}")
         last = "width" if "width" in settings else "hidden_last"
@@ -159,6 +157,9 @@ class NetForecaster:
                 optimizer.step()
                 total += loss.detach() * chosen.shape[0]
         return float(total) / wanted.shape[0]
+
+    def unseen(self, windows: Windows) -> list[str | None]:
+        return self._scaler.unseen(windows)
 
     def refit_settings(self) -> dict[str, Value]:
         """As many epochs as led to the state that was kept."""

@@ -38,10 +38,10 @@ from yieldlab.forecast.registry import (
     REVISION,
     deciding,
     entry,
-    learns_from_validation,
     make,
     members_of,
     settings_of,
+    to_judge,
     windows_of,
 )
 from yieldlab.forecast.windows import Windows
@@ -119,11 +119,9 @@ def _forecast(
     unseen = forecast_rows(
         windows.panel, fold, TEST, fold.predict[0], model.fields(windows, fold.predict), model.trained_through
     )
-    if learns_from_validation(name):
-        model = make(name, settings)
-        yield from model.fit(windows, fit, None)
+    judged = yield from to_judge(model, windows, fit)
     checked = forecast_rows(
-        windows.panel, fold, VALIDATION, valid[0], model.fields(windows, valid), model.trained_through
+        windows.panel, fold, VALIDATION, valid[0], judged.fields(windows, valid), judged.trained_through
     )
     return pl.concat([unseen, checked]), notes
 

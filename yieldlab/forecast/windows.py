@@ -86,6 +86,8 @@ class Windows:
             chosen = chosen & ~np.isnan(self.label[begin:end])
         t, n = np.nonzero(chosen)
         t += begin
+        if stride == 1:
+            return t, n
         # By the pool's own name: its place among the pools depends on those that come later.
         shift = np.array([crc32(pool_id.encode()) for pool_id in self.panel.pool_ids], dtype=np.int64)
         kept = (t + shift[n]) % stride == 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from yieldlab.errors import DataError
+from yieldlab.forecast.risk_scores import gain_shares
 from yieldlab.report.terminal import count, note, number, percent, table, words
 
 if TYPE_CHECKING:
@@ -69,12 +70,11 @@ def walked_lines(walked: Sequence[Walked]) -> Iterator[RenderableType]:
         through = " to ".join(each.trained) if each.trained else "-"
         rows.append([each.model, state, through, f"{each.folds:,}", f"{each.rows:,}"])
     yield table(["model", "state", "trained through", "folds", "values"], rows, left=3)
-    told = {
-        _plan_words(each): [other.model for other in walked if _plan_words(other) == _plan_words(each)]
-        for each in walked
-    }
-    for words_of_plan, models in told.items():
-        yield note(f"Folds{'' if len(told) == 1 else ' of ' + ', '.join(models)}: {words_of_plan}")
+    plans: dict[str, list[str]] = {}
+    for each in walked:
+        plans.setdefault(_plan_words(each), []).append(each.model)
+    for plan, models in plans.items():
+        yield note(f"Folds{'' if len(plans) == 1 else ' of ' + ', '.join(models)}: {plan}")
     for each in walked:
         if each.weights:
             yield (
@@ -120,8 +120,7 @@ def _card_lines(card: Card) -> Iterator[RenderableType]:
     if "confusion" in test:
         yield from _confusion(pl.DataFrame(_confusion_rows(test["confusion"]), orient="row"))
         yield from _risk_figures(test)
-        total = sum(test["importance"].values())
-        yield _gain({name: gain / total for name, gain in test["importance"].items()})
+        yield _gain(gain_shares([test["importance"]]))
         yield note(f"Calibration: {test['calibration']}")
     elif test:
         skill = "" if test.get("skill") is None else f", skill against persistence {percent(test['skill'], 1)}"
@@ -167,7 +166,7 @@ def models_lines(kinds: Mapping[str, str], cards: Sequence[Card], walked: pl.Dat
     rows = []
     for name, meaning in kinds.items():
         trained = ", ".join(card.name for card in cards if card.model == name) or "-"
-        runs = walked.filter(pl.col("model") == name).sort("known_at", "created_at").to_dicts()
+        runs = walked.filter(pl.col("model") == name).to_dicts()
         forecasts = f"{runs[-1]['first'].date()} to {runs[-1]['last'].date()}" if runs else "-"
         rows.append([name, meaning, trained, forecasts])
     yield words(["model", "what it is", "trained", "forecasts in the store"], rows)
@@ -220,5 +219,4 @@ def _risk_figures(found: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 
 def _gain(shares: Mapping[str, float]) -> str:
-    most = sorted(shares.items(), key=lambda each: -each[1])[:8]
-    return "Share of gain: " + ", ".join(f"{name} {percent(share, 0)}" for name, share in most)
+    return "Share of gain: " + ", ".join(f"{name} {percent(share, 0)}" for name, share in list(shares.items())[:8])

@@ -323,7 +323,7 @@ class Store:
         )
 
     def forecast_runs(self) -> pl.DataFrame:
-        """Every finished run of forecasts, the latest last."""
+        """Every finished run of forecasts; of those that have a field the last one answers for it."""
         return self._forecasts.runs()
 
     def forecasts(self, run_id: str, field: str | None = None) -> pl.DataFrame:

@@ -46,10 +46,10 @@ class Forecasts:
         return finished.row(0, named=True)
 
     def runs(self) -> pl.DataFrame:
-        """Every finished run, the latest last."""
+        """Every finished run; of those that have a field the last one, which knew most, answers for it."""
         if not self._runs.exists:
             return pl.DataFrame(schema=schema.FORECAST_RUNS)
-        return self._runs.collect(self._runs.scan()).sort("created_at")
+        return self._runs.collect(self._runs.scan()).sort("known_at", "created_at")
 
     def rows(self, run_id: str, field: str | None = None) -> pl.DataFrame:
         """Those of one finished run, see `Store.forecasts`."""
@@ -145,7 +145,7 @@ def answering(
             f"no finished run of forecasts {' and '.join(limits)}{' ' if limits else ''}has the field {field!r}; "
             f"`yieldlab models walk-forward {model}` makes one{_near(field, _fields(runs))}"
         )
-    return found.sort("known_at", "created_at").row(-1, named=True)
+    return found.row(-1, named=True)
 
 
 def run_named(runs: pl.DataFrame, run_id: str, field: str | None) -> dict[str, Any]:
